@@ -1,0 +1,11 @@
+"""The one exception a person's input can cause."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """Something the caller gave cannot be used.
+
+    The message is one line that names the value, the rule and the repair:
+    ``97 frames do not divide into chunks of 24; use 96 or 120``. The command line prints it and exits with status 2.
+    """
