@@ -1,0 +1,123 @@
+"""Who sees whom: the model computes q, k and v; an `Attend` decides what they see.
+
+q and k arrive after qk-norm and before the rotary embedding. Training passes `BlockCausal`, generation passes `Cached`,
+parity tests pass `Full` or `Masked`: one forward serves all of them.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from blockvid.attention.cache import Context
+from blockvid.attention.rope import Rope
+
+
+class Attend(Protocol):
+    """Self-attention of one layer."""
+
+    def __call__(
+        self,
+        layer: int,
+        q: Float[Tensor, "b s heads d"],
+        k: Float[Tensor, "b s heads d"],
+        v: Float[Tensor, "b s heads d"],
+    ) -> Float[Tensor, "b s heads d"]: ...
+
+
+def attention(
+    q: Float[Tensor, "b s heads d"],
+    k: Float[Tensor, "b z heads d"],
+    v: Float[Tensor, "b z heads d"],
+    mask: Bool[Tensor, "*broadcast z"] | None = None,
+) -> Float[Tensor, "b s heads d"]:
+    """Scaled dot-product attention on the layout of this code base; `mask` is True where a key is visible."""
+    q, k, v = (rearrange(x, "b s heads d -> b heads s d") for x in (q, k, v))
+    return rearrange(F.scaled_dot_product_attention(q, k, v, attn_mask=mask), "b heads s d -> b s heads d")
+
+
+class Full:
+    """Bidirectional: every token sees every token of the forward (Wan 2.1, SkyReels-V2 by default)."""
+
+    def __init__(self, rope: Rope, positions: Int[Tensor, "s 3"]) -> None:
+        self.rope, self.phases = rope, rope.phases(positions)
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # noqa: ARG002
+        return attention(self.rope.rotate(q, self.phases), self.rope.rotate(k, self.phases), v)
+
+
+class Masked:
+    """A token sees what a boolean matrix says: the reference that every faster rule is tested against."""
+
+    def __init__(self, rope: Rope, positions: Int[Tensor, "s 3"], mask: Bool[Tensor, "s s"]) -> None:
+        self.rope, self.phases, self.mask = rope, rope.phases(positions), mask
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # noqa: ARG002
+        return attention(self.rope.rotate(q, self.phases), self.rope.rotate(k, self.phases), v, self.mask)
+
+
+class BlockCausal:
+    """A chunk sees itself and the `window` chunks before it (None: all of them), bidirectionally inside a chunk.
+
+    Equal to `Masked` with `masks.block_causal`, at the cost of what is visible only: no chunk ever computes a masked score.
+    """
+
+    def __init__(
+        self, rope: Rope, positions: Int[Tensor, "s 3"], chunk_tokens: tuple[int, ...], window: int | None = None
+    ) -> None:
+        if sum(chunk_tokens) != len(positions):
+            raise ValueError(f"chunks of {chunk_tokens} tokens do not tile {len(positions)} positions")
+        self.rope, self.phases = rope, rope.phases(positions)
+        stops = tuple(accumulate(chunk_tokens))
+        starts = (0, *stops[:-1])
+        self.spans = [
+            (start, stop, starts[max(0, c - window) if window is not None else 0])
+            for c, (start, stop) in enumerate(zip(starts, stops, strict=True))
+        ]
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # noqa: ARG002
+        q, k = self.rope.rotate(q, self.phases), self.rope.rotate(k, self.phases)
+        return torch.cat(
+            [attention(q[:, start:stop], k[:, first:stop], v[:, first:stop]) for start, stop, first in self.spans],
+            dim=1,
+        )
+
+
+class Cached:
+    """The chunk being generated sees its recalled context and itself; the context's keys were rotated once, on recall."""
+
+    def __init__(self, rope: Rope, context: Context, positions: Int[Tensor, "s 3"]) -> None:
+        self.rope, self.context = rope, context
+        after = positions + torch.tensor([context.frames, 0, 0], device=positions.device)
+        self.phases = rope.phases(after)
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k = self.rope.rotate(q, self.phases), self.rope.rotate(k, self.phases)
+        if self.context.frames:
+            past_k, past_v = self.context.keys[layer], self.context.values[layer]
+            k, v = torch.cat((past_k, k), dim=1), torch.cat((past_v, v), dim=1)
+        return attention(q, k, v)
+
+
+class Recording:
+    """Any `Attend`, keeping each layer's un-rotated keys and values: how a clean pass becomes a chunk's memory."""
+
+    def __init__(self, attend: Attend) -> None:
+        self.attend = attend
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if layer != len(self.keys):
+            raise ValueError(
+                f"layer {layer} called where layer {len(self.keys)} was due: a recording serves one forward"
+            )
+        self.keys.append(k)
+        self.values.append(v)
+        return self.attend(layer, q, k, v)

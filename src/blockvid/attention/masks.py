@@ -1,0 +1,18 @@
+"""Visibility matrices from chunk ids: the plain statement of each rule, for tests and for kernels that want a mask."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+def chunk_ids(chunk_tokens: tuple[int, ...]) -> Int[Tensor, " s"]:
+    """The chunk that each token belongs to."""
+    return torch.repeat_interleave(torch.arange(len(chunk_tokens)), torch.tensor(chunk_tokens))
+
+
+def block_causal(ids: Int[Tensor, " s"], window: int | None = None) -> Bool[Tensor, "s s"]:
+    """Row sees column iff the column's chunk is the row's own or one of the `window` before it (None: any before it)."""
+    gap = ids[:, None] - ids[None, :]
+    return (gap >= 0) if window is None else (gap >= 0) & (gap <= window)
