@@ -179,7 +179,7 @@ class Carry:
         }
 
     @classmethod
-    def of_state(cls, state: Mapping[str, Tensor], slots: int, device: torch.device) -> Carry:
+    def of_state(cls, state: Mapping[str, Tensor], slots: int, device: torch.device, dtype: torch.dtype) -> Carry:
         """The carry that ``state`` was taken of, for a network of ``slots`` causal convolutions.
 
         Raises InputError if the state is incomplete or another network's.
@@ -197,6 +197,8 @@ class Carry:
             features[index] = REPEAT
         for name, feature in state.items():
             if name.startswith("feature."):
+                if feature.dtype != dtype:
+                    raise InputError(f"a stream state in {feature.dtype} cannot go on in {dtype}; use {feature.dtype}")
                 features[int(name.removeprefix("feature."))] = feature.to(device)
         return cls(int(state["frames"]), tuple(state["size"].tolist()), tuple(features))
 
@@ -283,14 +285,12 @@ class WanAutoencoder:
         return WanDecodeStream(self)
 
     def normalised(self, z: Float[Tensor, "b z f y x"]) -> Float[Tensor, "b z f y x"]:
-        """(z - mean) / std per channel, computed in fp32."""
-        mean, std = self._mean.to(z.device), self._std.to(z.device)
-        return ((z.float() - mean) / std).to(z.dtype)
+        """(z - mean) / std per channel; the fp32 statistics make it fp32 at least."""
+        return (z - self._mean.to(z.device)) / self._std.to(z.device)
 
     def denormalised(self, latents: Float[Tensor, "b z f y x"]) -> Float[Tensor, "b z f y x"]:
-        """std * latents + mean per channel, computed in fp32."""
-        mean, std = self._mean.to(latents.device), self._std.to(latents.device)
-        return (latents.float() * std + mean).to(latents.dtype)
+        """std * latents + mean per channel; the fp32 statistics make it fp32 at least."""
+        return latents * self._std.to(latents.device) + self._mean.to(latents.device)
 
 
 class WanEncodeStream:
@@ -314,7 +314,7 @@ class WanEncodeStream:
             )
             y, carry = carry.through(self._network, x.contiguous())
             mode, _ = wan.vae.quant_conv(y).chunk(2, dim=1)
-            latents.append(wan.normalised(mode))
+            latents.append(wan.normalised(mode).to(wan.dtype))
         self._carry = replace(carry, size=(frames.shape[0], *frames.shape[3:]))
         return torch.cat(latents, dim=2)
 
@@ -324,7 +324,7 @@ class WanEncodeStream:
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """As ``EncodeStream.load``. Raises InputError for the state of another network."""
-        self._carry = Carry.of_state(state, len(self._carry.features), self._wan.device)
+        self._carry = Carry.of_state(state, len(self._carry.features), self._wan.device, self._wan.dtype)
 
     def _network(self, x: Tensor, features: list[Tensor | str | None], cursor: list[int]) -> Tensor:
         return self._wan.vae.encoder(x, feat_cache=features, feat_idx=cursor)
@@ -344,7 +344,7 @@ class WanDecodeStream:
         check_latents(latents, wan, carry.size)
         frames = []
         for part in latents.split(1, dim=2):
-            z = wan.denormalised(part.to(wan.device).float()).to(wan.dtype)
+            z = wan.denormalised(part.to(wan.device)).to(wan.dtype)
             # Wan 2.2's shortcuts repeat frames in time, and must drop the repeats of the image latent.
             network = self._opening if carry.frames == 0 else self._network
             y, carry = carry.through(network, wan.vae.post_quant_conv(z.contiguous()))
@@ -359,7 +359,7 @@ class WanDecodeStream:
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """As ``DecodeStream.load``. Raises InputError for the state of another network."""
-        self._carry = Carry.of_state(state, len(self._carry.features), self._wan.device)
+        self._carry = Carry.of_state(state, len(self._carry.features), self._wan.device, self._wan.dtype)
 
     def _opening(self, x: Tensor, features: list[Tensor | str | None], cursor: list[int]) -> Tensor:
         return self._wan.vae.decoder(x, feat_cache=features, feat_idx=cursor, first_chunk=True)
