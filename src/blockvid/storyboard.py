@@ -6,6 +6,7 @@ The forms are described in docs/storyboards.md. Nothing here needs torch.
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import math
 import re
@@ -20,7 +21,6 @@ from typing import Annotated, Any, Literal, Protocol, Self
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 
 from blockvid.errors import InputError
 
@@ -140,10 +140,8 @@ class Storyboard(BaseModel):
         """
         path = Path(path)
         try:
-            if path.suffix.lower() not in FORMS:
-                raise InputError(f"ending {path.suffix!r} is no storyboard form; use one of {', '.join(FORMS)}")
-            storyboard = cls.parse(_text(path), FORMS[path.suffix.lower()], index)
-            return storyboard._with_images(path.parent)
+            form = _form(path)
+            return cls.parse(_text(path), form, index)._with_images(path.parent)
         except InputError as error:
             raise InputError(" ".join(f"{path}: {error}".split())) from None
 
@@ -237,13 +235,13 @@ def _pieces(start: int, stop: int, longest: int) -> list[tuple[int, int]]:
     first = max(start, 1)  # the image latent rides on chunk 0 and is not counted
     count = -(-(stop - first) // longest)
     cuts = [start] + [first + (stop - first) * piece // count for piece in range(1, count + 1)]
-    return list(zip(cuts[:-1], cuts[1:], strict=True))
+    return list(itertools.pairwise(cuts))
 
 
 # Files
 
 
-def _text(path: Path) -> str:
+def _form(path: Path) -> Form:
     try:
         if path.is_dir():
             raise InputError("is a folder, not a storyboard; name a file in it")
@@ -251,6 +249,16 @@ def _text(path: Path) -> str:
             raise InputError("no such file; check the path")
         if not path.is_file():
             raise InputError("is not a regular file; save the storyboard to one")
+    except OSError as error:
+        raise InputError(f"cannot be reached ({error.strerror}); check the path and its permissions") from None
+    form = FORMS.get(path.suffix.lower())
+    if form is None:
+        raise InputError(f"ending {path.suffix!r} is no storyboard form; use one of {', '.join(FORMS)}")
+    return form
+
+
+def _text(path: Path) -> str:
+    try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
@@ -353,7 +361,10 @@ def _quoted_items(text: str, position: int) -> list[str]:
             try:
                 body = str(json.loads(f'"{body}"', strict=False))
             except ValueError:
-                raise InputError(f"caption {len(items) + 1} is not quoted text; escape the quotes in it") from None
+                raise InputError(
+                    f"caption {len(items) + 1} {_shown(body)} has a stray quote or backslash; put a comma between "
+                    "captions, and a backslash before a straight quote inside one"
+                ) from None
         items.append(body)
         position = item.end()
     if not _END.match(text, position):
@@ -425,14 +436,15 @@ def _lengths(spans: Sequence[tuple[int, int]], name: str) -> list[float]:
 
 _SHOT_KEYS = tuple(Shot.model_fields)
 _TOP_KEYS = (*Storyboard.model_fields, "captions", "prompts")
+_UNKNOWN = ("extra_forbidden", "invalid_key")
 _RULES = {
     "string_too_short": "is empty; say what the shot shows",
     "string_too_long": f"is longer than {MAX_PROMPT} characters; shorten it",
     "string_unicode": "is not valid Unicode text; retype it",
-    "greater_than": "is not above {gt}; give a larger number, such as 4",
-    "greater_than_equal": "is below {ge}; give at least {ge}",
+    "greater_than": "is not above {gt:g}; give a larger number, such as 4",
+    "greater_than_equal": "is below {ge:g}; give at least {ge:g}",
     "less_than": "is not below {lt}; give a smaller one",
-    "less_than_equal": "is above the limit {le}; give a smaller one, or split the shot or the storyboard",
+    "less_than_equal": "is above the limit {le:g}; give a smaller one, or split the shot or the storyboard",
     "finite_number": "is not a finite number; give one such as 4",
     "string_type": "is not text; put it in quotes",
     "float_type": "is not a number; give one such as 4",
@@ -444,19 +456,15 @@ _RULES = {
 
 
 def _refusal(error: ValidationError) -> str:
-    """The first of pydantic's findings as value, rule and repair."""
+    """One of pydantic's findings as value, rule and repair: an unknown key (it explains a missing one) or the first."""
     findings = error.errors(include_url=False)
-    more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
-    return _finding(findings[0]) + more
-
-
-def _finding(finding: ErrorDetails) -> str:
+    finding = next((f for f in findings if f["type"] in _UNKNOWN), findings[0])
     location, kind, value = finding["loc"], finding["type"], finding["input"]
     in_shot = len(location) > 1
     owner = f"shot {int(location[1]) + 1}: " if in_shot else ""
-    key = str(location[-1]) if len(location) != 2 else "it"
+    key = "" if len(location) in (0, 2) else str(location[-1])
     context = finding.get("ctx", {})
-    if kind in ("extra_forbidden", "invalid_key"):
+    if kind in _UNKNOWN:
         return f"{owner}unknown key {_shown(key)}; {_nearest_key(key, _SHOT_KEYS if in_shot else _TOP_KEYS)}"
     if kind == "missing":
         return f"{owner}{key} is missing; add it"
@@ -466,9 +474,9 @@ def _finding(finding: ErrorDetails) -> str:
     if kind == "too_short":
         return "the storyboard has no shots; write at least one"
     if kind == "value_error":
-        return f"{owner}{key} holds {context['error']}" if location else str(context["error"])
-    rule = _RULES.get(kind)
-    return f"{owner}{key} {_shown(value)} " + (rule.format(**context) if rule else f"is refused: {finding['msg']}")
+        return f"{owner}{key}: {context['error']}".removeprefix(": ")
+    rule = _RULES[kind].format(**context) if kind in _RULES else f"is refused: {finding['msg']}; correct it"
+    return f"{owner}{key} {_shown(value)} {rule}".replace(":  ", ": ")
 
 
 def _nearest_key(key: object, valid: Sequence[str]) -> str:
