@@ -189,8 +189,8 @@ def test_dtype_and_range_are_honoured() -> None:
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((1, 3, 4, 16, 24), r"4 frames cannot be pushed first: it takes 1 \+ 4k frames; use 1 or 5"),
-        ((1, 3, 0, 16, 24), "0 frames cannot be pushed first"),
+        ((1, 3, 4, 16, 24), r"4 frames cannot open a stream, which takes 1 \+ 4k frames; use 1 or 5"),
+        ((1, 3, 0, 16, 24), "0 frames cannot open a stream"),
         ((1, 3, 5, 20, 24), "a height of 20 is not a multiple of 8; use 16 or 24"),
         ((1, 3, 5, 16, 4), "a width of 4 is not a multiple of 8; use 8"),
         ((1, 4, 5, 16, 24), r"\(1, 4, 5, 16, 24\) are not \(batch, 3, time, height, width\); convert them to RGB"),
@@ -205,7 +205,9 @@ def test_bad_later_frames_are_refused_and_leave_the_stream_as_it_was(wan: WanAut
     frames = random_frames(3)
     stream = wan.encoder()
     first = stream.push(frames[:, :, :5])
-    with pytest.raises(InputError, match="6 frames cannot be pushed next: it takes multiples of 4 frames; use 4 or 8"):
+    with pytest.raises(
+        InputError, match="6 frames cannot continue a stream, which takes multiples of 4 frames; use 4 or 8"
+    ):
         stream.push(torch.zeros(1, 3, 6, HEIGHT, WIDTH))
     with pytest.raises(InputError, match=r"\(1, 16, 16\) cannot follow \(1, 16, 24\).*open another stream"):
         stream.push(torch.zeros(1, 3, 4, 16, 16))

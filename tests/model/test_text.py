@@ -133,6 +133,11 @@ def test_wan_cleaning() -> None:
     assert clean_wan("  a\n red&amp;amp;green \t ball ") == "a red&green ball"
 
 
+def test_wan_cleaning_without_ftfy_unescapes_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert clean_wan("  a\n red&amp;amp;green \t ball ") == "a red&green ball"
+
+
 @pytest.mark.skipif(importlib.util.find_spec("ftfy") is None, reason="needs blockvid[wan]")
 def test_wan_cleaning_mends_unicode() -> None:
     assert clean_wan("a cafÃ©") == "a café"

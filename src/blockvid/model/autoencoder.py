@@ -130,9 +130,8 @@ def check_frames(frames: Tensor, autoencoder: Autoencoder, size: Sequence[int]) 
         below = max(t - opening, 0) // stride * stride + opening
         near = f"{below} or {below + stride}" if below else f"{stride}"
         rule = f"multiples of {stride} frames" if size else f"1 + {stride}k frames"
-        raise InputError(
-            f"{t} frames cannot be {'pushed next' if size else 'pushed first'}: it takes {rule}; use {near}"
-        )
+        verb = "continue" if size else "open"
+        raise InputError(f"{t} frames cannot {verb} a stream, which takes {rule}; use {near}")
     _check_size("frames", (frames.shape[0], *frames.shape[3:]), size)
 
 
