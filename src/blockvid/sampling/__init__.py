@@ -1,0 +1,1 @@
+"""How noise becomes video: denoisers, plans, solvers and the one loop that runs them."""

@@ -1,0 +1,97 @@
+"""Rectified flow: the straight path between data and noise, its velocity, and the levels at which it is visited.
+
+The paper's t is sigma here: 0 is data, 1 is noise, and the model's timestep is 1000 sigma. There is one level per
+latent frame, (b, f), because chunks (and a given first frame) sit at different levels in one forward pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from blockvid.errors import InputError
+
+TIMESTEPS = 1000
+"""The model's timestep at sigma = 1."""
+
+Level = TypeVar("Level", float, Tensor)
+
+
+def over_frames(values: Shaped[Tensor, "b f"]) -> Shaped[Tensor, "b 1 f 1 1"]:
+    """One value per latent frame, shaped to meet latents (b c f h w)."""
+    return rearrange(values, "b f -> b 1 f 1 1")
+
+
+def noised(
+    x0: Float[Tensor, "b c f h w"], eps: Float[Tensor, "b c f h w"], sigma: Float[Tensor, "b f"]
+) -> Float[Tensor, "b c f h w"]:
+    """x_sigma = (1 - sigma) x0 + sigma eps, the straight path of rectified flow (Eq. 2)."""
+    level = over_frames(sigma)
+    return (1 - level) * x0 + level * eps
+
+
+def velocity(x0: Float[Tensor, "b c f h w"], eps: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b c f h w"]:
+    """v = eps - x0 = d x_sigma / d sigma, what the model predicts (Eqs. 3 and 4)."""
+    return eps - x0
+
+
+def x0_from_velocity(
+    x: Float[Tensor, "b c f h w"], v: Float[Tensor, "b c f h w"], sigma: Float[Tensor, "b f"]
+) -> Float[Tensor, "b c f h w"]:
+    """x0 = x_sigma - sigma v, Eqs. 2 and 3 solved for the data."""
+    return x - over_frames(sigma) * v
+
+
+def shift_sigma(u: Level, shift: float) -> Level:
+    """w_s(u) = s u / (1 + (s - 1) u): s > 1 spends more of the levels near noise. Keeps 0 and 1; w_a w_b = w_ab.
+
+    Raises InputError unless shift is a finite number above 0.
+    """
+    if not (math.isfinite(shift) and shift > 0):
+        raise InputError(f"shift {shift} is not a finite number above 0; use 1 for no shift, 3 to 12 for Wan models")
+    return shift * u / (1 + (shift - 1) * u)
+
+
+def sigma_grid(steps: int, shift: float) -> tuple[float, ...]:
+    """The steps + 1 descending levels of diffusers' Wan sampler, from 1 - 1e-6 to 0.
+
+    The evenly spaced levels run from 1 towards 1/1000 before the shift. The first stays 1e-6 below 1 as it does in
+    diffusers' UniPCMultistepScheduler (use_flow_sigmas), so that the two can be compared to the last digit.
+    Raises InputError unless steps >= 1 and shift > 0.
+    """
+    first, *rest = _evenly(1.0, 1 / TIMESTEPS, steps)
+    return _closed([shift_sigma(first, shift) - 1e-6, *(shift_sigma(u, shift) for u in rest)])
+
+
+def original_sigma_grid(steps: int, shift: float) -> tuple[float, ...]:
+    """The steps + 1 descending levels of Wan's own repository: 0.999 towards 0 evenly, then shifted.
+
+    It differs slightly from `sigma_grid`: the last level of 50 at shift 5 is 0.0925 instead of 0.0968.
+    Raises InputError unless steps >= 1 and shift > 0.
+    """
+    return _closed([shift_sigma(u, shift) for u in _evenly(1 - 1 / TIMESTEPS, 0.0, steps)])
+
+
+def sample_sigma(shape: Sequence[int], shift: float, generator: torch.Generator) -> Float[Tensor, "*shape"]:
+    """Training levels: uniform in [0, 1), shifted as the sampling grid is. On the generator's device."""
+    return shift_sigma(torch.rand(tuple(shape), generator=generator, device=generator.device), shift)
+
+
+def _evenly(first: float, last: float, steps: int) -> list[float]:
+    """`steps` levels from first towards last, which is not among them."""
+    if steps < 1:
+        raise InputError(f"{steps} steps cannot remove the noise; use 1 or more (30 to 50 for a model not distilled)")
+    return [first + (last - first) * i / steps for i in range(steps)]
+
+
+def _closed(levels: list[float]) -> tuple[float, ...]:
+    """The levels followed by 0; they must fall strictly, or a solver would step backwards."""
+    if any(a <= b for a, b in zip(levels, [*levels[1:], 0.0], strict=True)):
+        raise InputError(f"{len(levels)} steps at this shift do not give falling noise levels; use a smaller shift")
+    return (*levels, 0.0)
