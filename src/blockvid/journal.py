@@ -1,0 +1,474 @@
+"""The run folder that makes a generation crash-safe: what was decided, what is finished, and how to go on from there.
+
+::
+
+    clip.run/
+      manifest.json                what determines the frames, and where and how long they were made
+      journal.jsonl                one line per finished chunk, written last: a chunk without its line does not exist
+      chunks/00007.safetensors     one folder per group of tensors ("chunks", "state", ...), one file per chunk
+      segments/00007.mp4           the encoded chunk, which blockvid.video.GrowingVideo writes
+      lock                         held while a process writes
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from safetensors import SafetensorError
+from torch import Tensor
+
+from blockvid.errors import InputError
+from blockvid.video import refused, replacing, sync
+
+GROUP = re.compile(r"[a-z][a-z_]*")
+NOT_GROUPS = ("segments",)
+OURS = re.compile(r"\d{5}\.safetensors|\..*")  # in a group's folder; the dotted ones are half-written
+
+
+class Determining(BaseModel):
+    """Everything the frames are a function of: a run resumes only where all of it is the same."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    fingerprint: str
+    storyboard: JsonValue
+    geometry: dict[str, JsonValue]
+    seed: int
+    settings: dict[str, JsonValue]
+    """The sampler's choices as resolved: steps, guidance, shift, solver, policy, ..."""
+    image_sha256: str | None
+    dtype: str
+    device: str
+    threads: int
+    torch: str
+    diffusers: str
+    blockvid: str
+
+
+class Informative(BaseModel):
+    """What is good to know about a run, and may differ when it is resumed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    created: datetime
+    processor: str
+    python: str
+    finished: datetime | None = None
+    seconds: tuple[float, ...] = ()
+    """Seconds per chunk, filled in when the run finishes."""
+
+    @classmethod
+    def here(cls) -> Self:
+        """This machine, now."""
+        return cls(created=datetime.now(UTC), processor=_processor(), python=platform.python_version())
+
+
+class Manifest(BaseModel):
+    """manifest.json."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    determining: Determining
+    informative: Informative
+
+
+class _Finished(BaseModel):
+    """The line of a finished chunk: the sha256 of each file, by group."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index: int
+    sha256: dict[str, str]
+    seconds: float
+
+
+class _Forgotten(BaseModel):
+    """The line that says which files went on purpose: those of ``group`` before chunk ``before``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    group: str
+    before: int
+
+
+class Journal:
+    """A run folder open for writing, by one process at a time; also a context manager that lets go of it."""
+
+    def __init__(self, folder: Path, manifest: Manifest, lines: Sequence[_Finished | _Forgotten], lock: int) -> None:
+        """Use ``create`` or ``resume``."""
+        self.folder, self.manifest, self._lock = folder, manifest, lock
+        self._chunks = [line for line in lines if isinstance(line, _Finished)]
+        self._before = _forgotten(lines)
+
+    @classmethod
+    def create(cls, folder: Path, manifest: Manifest) -> Self:
+        """Begin a run in a new folder; InputError if it cannot be written or already holds a chunk of a run."""
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise refused(folder, error) from error
+        lock = _locked(folder)
+        with _unlocked_on_error(lock):
+            if _manifest_path(folder).exists():
+                _check_empty(folder)
+                _clear(folder)
+            strangers = [entry.name for entry in folder.iterdir() if entry.name not in ("lock", ".manifest.json.part")]
+            if strangers:
+                raise InputError(f"{folder} is not a run folder, it holds {strangers[0]}; use another output name")
+            _write_manifest(folder, manifest)
+        return cls(folder, manifest, (), lock)
+
+    @classmethod
+    def resume(cls, folder: Path, manifest: Manifest) -> Self:
+        """Continue a run after its last whole chunk; InputError if ``manifest`` would make other frames.
+
+        Only the chunks up to the first damaged one count; the rest is removed, to be made again.
+        """
+        if not _manifest_path(folder).exists():
+            raise InputError(f"{folder} holds no run to resume; leave out --resume to begin one")
+        lock = _locked(folder)
+        with _unlocked_on_error(lock):
+            stored = _read_manifest(folder)
+            _check_same(folder, stored.determining, manifest.determining)
+            lines = _intact(folder, _lines(folder))
+            _rewrite(folder / "journal.jsonl", b"".join(_encoded(line) for line in lines))
+            journal = cls(folder, stored, lines, lock)
+            if journal.finished < len(stored.informative.seconds):  # was finished, and then damaged
+                journal._inform(finished=None, seconds=())
+            journal._sweep()
+        return journal
+
+    @staticmethod
+    def discard(folder: Path) -> None:
+        """Remove a run for good (--overwrite); InputError if it is in use. Nothing happens where there is none."""
+        if not _manifest_path(folder).exists():
+            return
+        lock = _locked(folder)
+        try:
+            _clear(folder)
+        finally:
+            os.close(lock)
+
+    @property
+    def finished(self) -> int:
+        """How many chunks, from the first on, are whole."""
+        return len(self._chunks)
+
+    @property
+    def seconds(self) -> tuple[float, ...]:
+        """Seconds that each finished chunk took."""
+        return tuple(chunk.seconds for chunk in self._chunks)
+
+    @property
+    def segments(self) -> Path:
+        """The folder for the encoded chunks."""
+        return self.folder / "segments"
+
+    def commit(self, index: int, files: Mapping[str, Mapping[str, Tensor]], seconds: float) -> None:
+        """Make chunk ``index``, the next one, durable: each group's tensors become ``<group>/<index>.safetensors``.
+
+        When this returns, the chunk survives a power cut; if it raises (InputError: the disk refused) or is killed,
+        the chunk does not exist and can be committed again.
+        """
+        assert index == self.finished, f"chunk {index} is committed after {self.finished} chunks"
+        for group in files:
+            assert GROUP.fullmatch(group) and group not in NOT_GROUPS, group
+        hashes = {group: self._write(self._path(group, index), tensors) for group, tensors in files.items()}
+        line = _Finished(index=index, sha256=hashes, seconds=seconds)
+        self._append(line)
+        self._chunks.append(line)
+
+    def load(self, index: int, group: str) -> dict[str, Tensor]:
+        """The tensors of one group of a finished chunk, on the CPU; InputError if they were forgotten or are gone."""
+        path = self._path(group, index)
+        if not self.holds(index, group):
+            raise InputError(f"{path} is needed to go on but was already removed; begin again with --overwrite")
+        try:
+            return safetensors.torch.load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path} cannot be read ({error}); run again with --resume to make it anew") from error
+
+    def holds(self, index: int, group: str) -> bool:
+        """Whether chunk ``index`` is finished and its ``group`` was written and not forgotten."""
+        return index < self.finished and group in self._chunks[index].sha256 and index >= self._before.get(group, 0)
+
+    def forget(self, group: str, before: int) -> None:
+        """Remove the files of ``group`` of all chunks before ``before``, which resuming no longer needs."""
+        known = self._before.get(group, 0)
+        if before <= known:
+            return
+        assert before <= self.finished, f"chunks before {before} of {self.finished}"
+        self._append(_Forgotten(group=group, before=before))  # first, or a kill would leave holes without a reason
+        self._before[group] = before
+        for index in range(known, before):
+            self._path(group, index).unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        """Mark the run as finished, with its timings."""
+        self._inform(finished=datetime.now(UTC), seconds=self.seconds)
+
+    def close(self) -> None:
+        """Let other processes have the run; called twice, it does nothing."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _inform(self, finished: datetime | None, seconds: tuple[float, ...]) -> None:
+        informative = self.manifest.informative.model_copy(update={"finished": finished, "seconds": seconds})
+        self.manifest = self.manifest.model_copy(update={"informative": informative})
+        _write_manifest(self.folder, self.manifest)
+
+    def _path(self, group: str, index: int) -> Path:
+        return _group_path(self.folder, group, index)
+
+    def _write(self, path: Path, tensors: Mapping[str, Tensor]) -> str:
+        if not path.parent.is_dir():
+            try:
+                path.parent.mkdir()
+                sync(self.folder)
+            except OSError as error:
+                raise refused(path.parent, error) from error
+        with replacing(path) as part:
+            _save(tensors, part)
+            return _sha256(part)
+
+    def _append(self, line: _Finished | _Forgotten) -> None:
+        path = self.folder / "journal.jsonl"
+        try:
+            with path.open("ab", buffering=0) as file:
+                size = file.tell()
+                try:
+                    rest = _encoded(line)
+                    while rest:  # a nearly full disk takes a part first and refuses at the next call
+                        rest = rest[file.write(rest) :]
+                    os.fsync(file.fileno())
+                except OSError:
+                    os.truncate(path, size)  # no half line in front of the next one
+                    raise
+            if size == 0:
+                sync(self.folder)
+        except OSError as error:
+            raise refused(path, error) from error
+
+    def _sweep(self) -> None:
+        """Remove what no journal line speaks of: files of unfinished chunks, and those a kill left half-written."""
+        for entry in self.folder.iterdir():
+            if not entry.is_dir() or entry.name in NOT_GROUPS:
+                continue
+            live = {self._path(entry.name, index) for index in range(self.finished) if self.holds(index, entry.name)}
+            for file in set(entry.iterdir()) - live:
+                if OURS.fullmatch(file.name):
+                    file.unlink()
+
+
+def _manifest_path(folder: Path) -> Path:
+    return folder / "manifest.json"
+
+
+def _group_path(folder: Path, group: str, index: int) -> Path:
+    return folder / group / f"{index:05d}.safetensors"
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    with replacing(_manifest_path(folder)) as part:
+        part.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = _manifest_path(folder)
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        what = str(error).splitlines()[0]
+        raise InputError(f"{path} cannot be read ({what}); begin again with --overwrite") from error
+
+
+def _check_empty(folder: Path) -> None:
+    """InputError if a run has something to lose: a finished chunk."""
+    chunks = sum(isinstance(line, _Finished) for line in _lines(folder))
+    if chunks:
+        state = "a finished" if _read_manifest(folder).informative.finished else "an unfinished"
+        raise InputError(
+            f"{folder} already holds {state} run of {chunks} {'chunk' if chunks == 1 else 'chunks'}; "
+            "pass --resume to continue it, --overwrite to begin again, or another output name"
+        )
+
+
+def _clear(folder: Path) -> None:
+    """Remove a run but its lock. The manifest goes last: a half-removed folder is still a run, of fewer chunks."""
+    try:
+        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name == "manifest.json"):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name != "lock":
+                entry.unlink()
+    except OSError as error:
+        raise refused(folder, error) from error
+
+
+def _check_same(folder: Path, stored: Determining, asked: Determining) -> None:
+    """InputError for the first field, in the manifest's order, in which two runs differ."""
+    old, new = dict(_leaves(stored.model_dump(mode="json"))), dict(_leaves(asked.model_dump(mode="json")))
+    different = [name for name in old | new if name not in old or name not in new or old[name] != new[name]]
+    if different:
+        name = different[0]
+        asked_value = json.dumps(new[name], ensure_ascii=False) if name in new else "absent"
+        stored_value = json.dumps(old[name], ensure_ascii=False) if name in old else "absent"
+        more = f" (and {len(different) - 1} more differ)" if len(different) > 1 else ""
+        raise InputError(
+            f"{name} is {asked_value} but {stored_value} in the run {folder}{more}; "
+            f"resume with {stored_value}, or begin again with --overwrite"
+        )
+
+
+def _leaves(value: JsonValue, name: str = "") -> Iterator[tuple[str, JsonValue]]:
+    """The scalars of a JSON value by dotted path; empty containers count as scalars."""
+    if value and isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            yield from _leaves(item, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
+
+
+def _encoded(line: _Finished | _Forgotten) -> bytes:
+    return line.model_dump_json().encode() + b"\n"
+
+
+def _lines(folder: Path) -> list[_Finished | _Forgotten]:
+    """The journal up to the first line that is torn or out of order."""
+    lines: list[_Finished | _Forgotten] = []
+    path = folder / "journal.jsonl"
+    chunks = 0
+    for raw in path.read_bytes().split(b"\n")[:-1] if path.exists() else ():  # no newline, no line
+        try:
+            keys = json.loads(raw)
+            line = (_Finished if "index" in keys else _Forgotten).model_validate(keys)
+        except (ValueError, TypeError):
+            break
+        if isinstance(line, _Finished):
+            if line.index != chunks:
+                break
+            chunks += 1
+        lines.append(line)
+    return lines
+
+
+def _rewrite(path: Path, data: bytes) -> None:
+    if path.exists() and path.read_bytes() == data:  # an untouched run can be opened on a full disk too
+        return
+    with replacing(path) as part:
+        part.write_bytes(data)
+
+
+def _forgotten(lines: Sequence[_Finished | _Forgotten]) -> dict[str, int]:
+    # Successive lines of a group only ever raise its bound, so the last one holds.
+    return {line.group: line.before for line in lines if isinstance(line, _Forgotten)}
+
+
+def _intact(folder: Path, lines: Sequence[_Finished | _Forgotten]) -> list[_Finished | _Forgotten]:
+    """The lines before the first chunk with a file that is missing or not what was written.
+
+    Later lines that only forget are kept: the files they name are gone whatever happened since.
+    """
+    before = _forgotten(lines)
+    chunks = [line for line in lines if isinstance(line, _Finished)]
+    whole = 0
+    for line in chunks:
+        kept = {group: digest for group, digest in line.sha256.items() if line.index >= before.get(group, 0)}
+        paths = {_group_path(folder, group, line.index): digest for group, digest in kept.items()}
+        if any(not path.is_file() or _sha256(path) != digest for path, digest in paths.items()):
+            break
+        whole += 1
+    if whole == len(chunks):
+        return list(lines)
+    bounds = [_Forgotten(group=group, before=min(bound, whole)) for group, bound in before.items()]
+    return [*chunks[:whole], *bounds]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a safetensors file; views and tensors that share memory are written out, each on its own."""
+    seen: set[int] = set()
+    owned = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().contiguous()
+        storage = tensor.untyped_storage()
+        if storage.nbytes() != tensor.nbytes or storage.data_ptr() in seen:
+            tensor = tensor.clone(memory_format=torch.contiguous_format)
+        seen.add(tensor.untyped_storage().data_ptr())
+        owned[name] = tensor
+    try:
+        safetensors.torch.save_file(owned, path)
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))  # the library hides the errno in its text
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+
+
+def _locked(folder: Path) -> int:
+    """Take the folder's lock, which the system lets go of when the process ends, however it ends."""
+    path = folder / "lock"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise refused(path, error) from error
+    with _unlocked_on_error(descriptor):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except BlockingIOError as error:
+            holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+            raise InputError(
+                f"{folder} is being written by process {holder}; wait for it or stop it, or use another output name"
+            ) from error
+        except OSError as error:
+            raise refused(path, error) from error
+    return descriptor
+
+
+@contextlib.contextmanager
+def _unlocked_on_error(lock: int) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        os.close(lock)
+        raise
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
