@@ -15,7 +15,11 @@ TIMES: dict[str, tuple[str, ...]] = {
     "dusk": ("at dusk", "at sunset", "in the evening", "in the evening glow"),
     "night": ("at night", "by night", "under the night sky", "in the dark of night"),
 }
-TIMES_COVERED = {"day": ("by day", "in the daytime", "at midday"), "night": ("at night", "by night"), "dusk": ("at dusk", "in the evening")}
+TIMES_COVERED = {
+    "day": ("by day", "in the daytime", "at midday"),
+    "night": ("at night", "by night"),
+    "dusk": ("at dusk", "in the evening"),
+}
 CHANGES: dict[tuple[str, str], tuple[str, ...]] = {
     ("night", "dawn"): ("as dawn breaks", "as night turns to dawn"),
     ("dawn", "day"): ("as dawn turns to day", "as the day begins"),
@@ -49,7 +53,11 @@ ON_THE_SPOT: dict[str, tuple[str, ...]] = {
     "approach": ("comes closer", "approaches the camera", "comes nearer"),
     "recede": ("goes away from the camera", "moves away into the distance", "goes farther away"),
 }
-STANDING = {"ground": ("stands still", "stands"), "water": ("floats still", "floats on the water"), "air": ("hovers", "hovers in the air")}
+STANDING = {
+    "ground": ("stands still", "stands"),
+    "water": ("floats still", "floats on the water"),
+    "air": ("hovers", "hovers in the air"),
+}
 
 
 def captions(take: Take) -> tuple[str, ...]:
@@ -75,7 +83,11 @@ def caption(take: Take, chunk: int, rng: np.random.Generator) -> str:
     if order < 0.5:
         return _sentence(f"{name} {deed}", place, when, weather, camera)
     if order < 0.65:
-        return _sentence(f"{when}, {name} {deed}", place, weather, camera) if not when.startswith("as ") else _sentence(f"{name} {deed}", place, when, weather, camera)
+        return (
+            _sentence(f"{when}, {name} {deed}", place, weather, camera)
+            if not when.startswith("as ")
+            else _sentence(f"{name} {deed}", place, when, weather, camera)
+        )
     if order < 0.8 and place:
         return _sentence(f"{place}, {name} {deed}", when, weather, camera)
     if order < 0.9 and camera.startswith("the camera"):
@@ -120,8 +132,15 @@ def _name(subject: Subject, rng: np.random.Generator, article: str | None) -> st
 def _pronoun(subject: Subject) -> str:
     if subject.kind != "person":
         return "it"
-    return "he" if any(word in subject.noun for word in ("man in a blue", "wizard", "prince", "suit", "guard")) and "princess" not in subject.noun else (
-        "she" if any(word in subject.noun for word in ("woman", "princess", "dress", "fairy")) else "the same person"
+    return (
+        "he"
+        if any(word in subject.noun for word in ("man in a blue", "wizard", "prince", "suit", "guard"))
+        and "princess" not in subject.noun
+        else (
+            "she"
+            if any(word in subject.noun for word in ("woman", "princess", "dress", "fairy"))
+            else "the same person"
+        )
     )
 
 
@@ -133,7 +152,11 @@ def _place(take: Take, rng: np.random.Generator) -> str:
     medium = subject_named(take.subject).medium
     words = [scene.preposition]
     if scene.water is not None:
-        words = {"water": ["at", "near"], "ground": ["on" if scene.key == "beach" else "at", "by"], "air": ["above", "over"]}[medium]
+        words = {
+            "water": ["at", "near"],
+            "ground": ["on" if scene.key == "beach" else "at", "by"],
+            "air": ["above", "over"],
+        }[medium]
     elif medium == "air":
         words = [scene.preposition, "above", "over"]
     word = words[int(rng.integers(len(words)))]
@@ -145,20 +168,33 @@ def _verbs(take: Take, chunk: int) -> tuple[str, ...]:
     slow, fast = subject.gait.slow, subject.gait.fast
     way = segment.direction
     if segment.action == "walk":
-        return tuple(f"{verb} {tail}" for verb in slow for tail in (f"to the {way}", f"slowly to the {way}" if "slow" not in verb else f"to the {way}", f"towards the {way}"))
+        return tuple(
+            f"{verb} {tail}"
+            for verb in slow
+            for tail in (
+                f"to the {way}",
+                f"slowly to the {way}" if "slow" not in verb else f"to the {way}",
+                f"towards the {way}",
+            )
+        )
     if segment.action == "run":
         return tuple(f"{verb} {tail}" for verb in fast for tail in (f"to the {way}", f"towards the {way}"))
     if segment.action == "leave":
         return tuple(f"{verb} out of the frame to the {way}" for verb in slow)
     if segment.action == "return":
         came = "left" if way == "right" else "right"
-        return tuple(f"{start}, moving to the {way}" for start in (f"comes back into view from the {came}", f"returns from the {came}"))
+        return tuple(
+            f"{start}, moving to the {way}"
+            for start in (f"comes back into view from the {came}", f"returns from the {came}")
+        )
     if segment.action == "stand":
         still = STANDING[subject.medium]
         return (*still, *ON_THE_SPOT["stand"][1:])
     if segment.action == "turn":
         after = "left" if _facing_before(take, chunk) == "right" else "right"
         return tuple(phrase.format(way=after) for phrase in ON_THE_SPOT["turn"])
+    if segment.action == "sway" and (subject.kind == "vehicle" or subject.motion == "sail"):
+        return ("sways from side to side", "rocks from side to side")
     return ON_THE_SPOT[segment.action]
 
 
@@ -180,9 +216,22 @@ def _facing_before(take: Take, chunk: int) -> str:
 def _absent(take: Take, name: str, rng: np.random.Generator) -> str:
     scene = scene_named(take.scene)
     noun = _one(rng, (scene.noun, *scene.synonyms))
-    shown = name.replace("an ", "the ", 1) if name.startswith("an ") else name.replace("a ", "the ", 1) if name.startswith("a ") else name
+    shown = (
+        name.replace("an ", "the ", 1)
+        if name.startswith("an ")
+        else name.replace("a ", "the ", 1)
+        if name.startswith("a ")
+        else name
+    )
     empty = "are empty" if noun.endswith("mountains") else "is empty"
-    return _one(rng, (f"the {noun} {empty}, {shown} is out of sight", f"{shown} is gone and the {noun} {empty}", f"an empty view of the {noun} without {shown}"))
+    return _one(
+        rng,
+        (
+            f"the {noun} {empty}, {shown} is out of sight",
+            f"{shown} is gone and the {noun} {empty}",
+            f"an empty view of the {noun} without {shown}",
+        ),
+    )
 
 
 def _when(take: Take, chunk: int, rng: np.random.Generator) -> str:
@@ -190,8 +239,10 @@ def _when(take: Take, chunk: int, rng: np.random.Generator) -> str:
     if (start, end) in CHANGES:
         return _one(rng, CHANGES[start, end])
     time = take.time_of_day((chunk + 0.5) * CHUNK_SECONDS)
-    covered = _level(take, chunk) > 0.3
-    return _one(rng, TIMES_COVERED.get(time, TIMES[time][:1]) if covered or take.scene == "moon" else TIMES[time])
+    covered = _level(take, chunk) > 0.3 or take.scene == "moon"
+    words = TIMES_COVERED.get(time, TIMES[time][:1]) if covered else TIMES[time]
+    noon = 10 < take.hour((chunk + 0.5) * CHUNK_SECONDS) < 14
+    return _one(rng, words if noon else tuple(word for word in words if word != "at midday"))
 
 
 def _level(take: Take, chunk: int) -> float:
@@ -207,7 +258,9 @@ def _weather(take: Take, chunk: int, rng: np.random.Generator) -> str:
     if _level(take, chunk) < 0.5:
         return ""
     by_day = take.time_of_day((chunk + 0.5) * CHUNK_SECONDS) == "day"
-    return _one(rng, WEATHER[kind] if by_day else tuple(phrase for phrase in WEATHER[kind] if not phrase.endswith("day")))
+    return _one(
+        rng, WEATHER[kind] if by_day else tuple(phrase for phrase in WEATHER[kind] if not phrase.endswith("day"))
+    )
 
 
 def _camera(segment: Segment, rng: np.random.Generator) -> str:

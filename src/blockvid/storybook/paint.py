@@ -47,7 +47,11 @@ def mix(a: Colour, b: Colour, amount: float) -> Colour:
 def ridge(rng: np.random.Generator, period: float, waves: Sequence[tuple[float, float]]) -> Callable[[float], float]:
     """A smooth periodic height: waves of (wave length, amplitude) with random phases."""
     terms = [
-        (max(1, round(period / length)) * math.tau / period, amplitude * rng.uniform(0.7, 1.2), rng.uniform(0, math.tau))
+        (
+            max(1, round(period / length)) * math.tau / period,
+            amplitude * rng.uniform(0.7, 1.2),
+            rng.uniform(0, math.tau),
+        )
         for length, amplitude in waves
     ]
     return lambda x: sum(amplitude * math.sin(frequency * x + phase) for frequency, amplitude, phase in terms)
@@ -71,7 +75,9 @@ class Panorama:
 
     def _shifts(self, points: Sequence[tuple[float, float]]) -> list[float]:
         low, high = min(x for x, _ in points), max(x for x, _ in points)
-        return [k * self.period for k in (-1, 0, 1) if high + k * self.period >= 0 and low + k * self.period <= self.period]
+        return [
+            k * self.period for k in (-1, 0, 1) if high + k * self.period >= 0 and low + k * self.period <= self.period
+        ]
 
     def polygon(self, points: Sequence[tuple[float, float]], colour: Colour, light: int | None = 0) -> None:
         for shift in self._shifts(points):
@@ -107,10 +113,17 @@ class Panorama:
         return Layer(image.contiguous(), self.period, self.top, self.bottom, parallax, haze)
 
 
-def round_tree(canvas: Panorama, x: float, base: float, height: float, crown: Colour, trunk: Colour = (120, 84, 56)) -> None:
+def round_tree(
+    canvas: Panorama, x: float, base: float, height: float, crown: Colour, trunk: Colour = (120, 84, 56)
+) -> None:
     r = height * 0.3
     canvas.box(x - height * 0.045, base - height * 0.5, height * 0.09, height * 0.5, trunk)
-    for dx, dy, size, tone in ((-0.6, 0.0, 0.75, 0.88), (0.6, 0.05, 0.75, 0.88), (0, -0.5, 0.95, 1.0), (-0.2, -0.75, 0.5, 1.1)):
+    for dx, dy, size, tone in (
+        (-0.6, 0.0, 0.75, 0.88),
+        (0.6, 0.05, 0.75, 0.88),
+        (0, -0.5, 0.95, 1.0),
+        (-0.2, -0.75, 0.5, 1.1),
+    ):
         canvas.disc(x + dx * r, base - height * 0.6 + dy * r, r * size, r * size, shade(crown, tone))
 
 
@@ -121,13 +134,17 @@ def pine(canvas: Panorama, x: float, base: float, height: float, colour: Colour,
         top = low - height * 0.42
         canvas.polygon([(x - half, low), (x + half, low), (x, top)], shade(colour, 0.92 + 0.08 * tier))
         if snow is not None:
-            canvas.polygon([(x - half * 0.5, low - height * 0.21), (x + half * 0.5, low - height * 0.21), (x, top)], snow)
+            canvas.polygon(
+                [(x - half * 0.5, low - height * 0.21), (x + half * 0.5, low - height * 0.21), (x, top)], snow
+            )
 
 
 def palm(canvas: Panorama, x: float, base: float, height: float, lean: float) -> None:
     top = (x + lean * height, base - height)
     w = height * 0.035
-    canvas.polygon([(x - w * 1.4, base), (x + w * 1.4, base), (top[0] + w, top[1]), (top[0] - w, top[1])], (158, 112, 70))
+    canvas.polygon(
+        [(x - w * 1.4, base), (x + w * 1.4, base), (top[0] + w, top[1]), (top[0] - w, top[1])], (158, 112, 70)
+    )
     for angle in (-2.9, -2.3, -1.6, -0.8, -0.25, 0.25, 2.85):
         tip = (top[0] + math.cos(angle) * height * 0.42, top[1] + math.sin(angle) * height * 0.22 + height * 0.1)
         middle = (top[0] + math.cos(angle) * height * 0.24, top[1] + math.sin(angle) * height * 0.3 - height * 0.05)
@@ -156,7 +173,9 @@ def house(canvas: Panorama, x: float, base: float, width: float, wall: Colour, r
     canvas.box(x + width * 0.42, base - height * 0.55, width * 0.17, height * 0.55, shade(roof, 0.55))
 
 
-def tower(canvas: Panorama, x: float, base: float, width: float, height: float, wall: Colour, rng: np.random.Generator) -> None:
+def tower(
+    canvas: Panorama, x: float, base: float, width: float, height: float, wall: Colour, rng: np.random.Generator
+) -> None:
     """A city building: rows of windows, some of them lit at night."""
     canvas.box(x, base - height, width, height, wall)
     canvas.box(x - width * 0.03, base - height - 0.012, width * 1.06, 0.016, shade(wall, 0.75))

@@ -1,4 +1,4 @@
-"""The cast of the storybook world: illustrated subjects, where their sprites come from, and which pairs are held out."""
+"""The cast of the storybook world: illustrated subjects, how they move and where their sprites come from."""
 
 from __future__ import annotations
 
@@ -193,12 +193,8 @@ SUBJECTS: tuple[Subject, ...] = (
         1f3c7-1f3fc | left | trot | 1.1 | jockey on a horse, rider on a brown horse
         """,
     ),
-    *_cast(
-        "person", "air", "1f9da-1f3fc-200d-2640-fe0f | front | fly | 1.0 | fairy, fairy with a wand"
-    ),
-    *_cast(
-        "person", "water", "1f6a3-1f3fd | left | sail | 0.95 | rower, person in a green rowing boat"
-    ),
+    *_cast("person", "air", "1f9da-1f3fc-200d-2640-fe0f | front | fly | 1.0 | fairy, fairy with a wand"),
+    *_cast("person", "water", "1f6a3-1f3fd | left | sail | 1.05 | rower, person in a green rowing boat"),
     *_cast(
         "vehicle",
         "ground",
@@ -236,9 +232,9 @@ SUBJECTS: tuple[Subject, ...] = (
         "water",
         """
         26f5 | front | sail | 1.1 | sailing boat, orange sailboat
-        1f6a4 | left | sail | 0.85 | speedboat, orange motorboat
+        1f6a4 | left | sail | 1.05 | speedboat, orange motorboat
         1f6a2 | left | sail | 1.05 | red and white ship, big ship
-        1f6f6 | front | sail | 0.8 | canoe, orange canoe
+        1f6f6 | front | sail | 1.0 | canoe, orange canoe
         """,
     ),
     *_cast(
@@ -289,7 +285,7 @@ def fetch_subjects(cache_dir: Path = CACHE) -> Path:
 
 
 def unpack_subjects(archive: Path, cache_dir: Path = CACHE, integrity: str = INTEGRITY) -> Path:
-    """Unpack the cast's sprites from a downloaded package; InputError unless its digest is `integrity` (sha512-base64)."""
+    """Unpack the cast's sprites from a downloaded package; InputError unless its sha512 digest is `integrity`."""
     digest = "sha512-" + base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
     if digest != integrity:
         raise InputError(f"{archive.name} has digest {digest}, not {integrity}; delete it and fetch {PACKAGE} again")

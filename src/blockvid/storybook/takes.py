@@ -117,7 +117,7 @@ def smoothstep(x: float) -> float:
 class Motion:
     """The state at some times, one entry per time (float64).
 
-    x: subject in the world (frame heights); scale: nearness, 1 usual; facing: -1 left .. 1 right; speed: signed velocity;
+    x: subject in the world (frame heights); scale: nearness, 1 usual; facing: -1 left .. 1 right; speed: signed;
     travelled: signed distance; lift: height above the ground; tilt: radians, positive clockwise; squash: height factor;
     camera: world x at the centre of the frame; zoom.
     """
@@ -135,8 +135,8 @@ class Motion:
 
 
 SIGN = {"left": -1.0, "right": 1.0, "none": 0.0}
-NEAR, FAR, NEARNESS = 1.3, 0.68, 1.38
-ZOOM_STEP, ZOOM_RANGE = 1.28, (0.8, 1.35)
+NEAR, FAR, NEARNESS = 1.3, 0.74, 1.36
+ZOOM_STEP, ZOOM_RANGE = 1.28, (0.85, 1.35)
 
 
 @dataclass
@@ -188,7 +188,7 @@ def _advance(body: _Body, segment: Segment, goal: _Goal, local: float, dt: float
     body.zoom = goal.zoom[0] + (goal.zoom[1] - goal.zoom[0]) * ease
     body.facing += (goal.facing[local > 1.5] - body.facing) * min(1.0, 7 * dt)
     if segment.camera in ("still", "pan_left", "pan_right"):
-        target = {"still": 0.0, "pan_left": -0.24, "pan_right": 0.24}[segment.camera]
+        target = {"still": 0.0, "pan_left": -0.14, "pan_right": 0.14}[segment.camera]
         body.camera_v += (target - body.camera_v) * 4 * dt
     else:
         omega = 2.6
@@ -245,7 +245,9 @@ _GAIT_SHAPE = {
 }
 
 
-def _gesture(take: Take, seconds: np.ndarray, x: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _gesture(
+    take: Take, seconds: np.ndarray, x: np.ndarray, v: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lift, tilt and squash: the gait's own bounce, then what the segment's action adds."""
     subject = subject_named(take.subject)
     bounces, lift_by, tilt_by, squash_by = _GAIT_SHAPE[subject.motion]
@@ -268,7 +270,7 @@ def _gesture(take: Take, seconds: np.ndarray, x: np.ndarray, v: np.ndarray) -> t
     dance = np.sin(math.pi * 2 * local / 1.333) * window * (actions == "sway")
     lift = lift + 0.1 * hop + 0.2 * jump + 0.02 * np.abs(dance)
     squash = squash + 0.09 * (hop - 0.4 * window * (actions == "hop")) + 0.08 * jump
-    return lift, tilt + 0.26 * dance, squash
+    return lift, tilt + (0.1 if subject.kind == "vehicle" or subject.motion == "sail" else 0.26) * dance, squash
 
 
 def make_take(
@@ -318,7 +320,9 @@ def _pair(rng: np.random.Generator, split: Split, scene: str | None, subject: st
 
 def _clock(rng: np.random.Generator, seconds: float) -> Clock:
     if rng.random() < 0.25 and seconds >= 8:
-        start, stop = ((4.4, 6.6), (6.0, 9.0), (16.0, 18.6), (18.0, 21.2), (16.2, 21.5), (4.3, 9.2))[int(rng.integers(6))]
+        start, stop = ((4.4, 6.6), (6.0, 9.0), (16.0, 18.6), (18.0, 21.2), (16.2, 21.5), (4.3, 9.2))[
+            int(rng.integers(6))
+        ]
         return Clock(start, (stop - start) / seconds)
     time: TimeName = ("dawn", "day", "day", "dusk", "night")[int(rng.integers(5))]  # type: ignore[assignment]
     return Clock(HOURS[time] + float(rng.uniform(-0.3, 0.3)))
@@ -326,16 +330,17 @@ def _clock(rng: np.random.Generator, seconds: float) -> Clock:
 
 def _weather(rng: np.random.Generator, scene: str, seconds: float) -> Weather:
     kinds = [kind for kind in SCENES[scene].weather if kind != "clear"]
-    if not kinds or rng.random() < 0.55:
+    if not kinds or rng.random() < 0.72:
         return Weather()
     kind = kinds[int(rng.integers(len(kinds)))]
     late = rng.random() < 0.35 and seconds >= 8
     return Weather(kind, float(rng.uniform(2.0, seconds - 5.0)) if late else 0.0)
 
 
-def _segments(rng: np.random.Generator, subject: str, count: int, looks: Literal["left", "right"]) -> tuple[Segment, ...]:
-    pace = 0.7 if subject_named(subject).motion == "creep" else 1.0
-    away = rng.random() < 0.3 and count >= 4
+def _segments(
+    rng: np.random.Generator, subject: str, count: int, looks: Literal["left", "right"]
+) -> tuple[Segment, ...]:
+    away = rng.random() < 0.15 and count >= 4
     departure = int(rng.integers(1, count - 2)) if away else -1
     segments: list[Segment] = []
     body, facing = _Body(facing=SIGN[looks]), SIGN[looks]
@@ -343,7 +348,7 @@ def _segments(rng: np.random.Generator, subject: str, count: int, looks: Literal
         if len(segments) == departure:
             planned = _absence(rng, facing, departure + 3 < count)
         else:
-            planned = (_shown(rng, body, facing, pace),)
+            planned = (_shown(rng, body, facing, subject),)
         for segment in planned:
             _, body, facing = _play(segment, body, facing)
         segments.extend(planned)
@@ -355,16 +360,20 @@ def _absence(rng: np.random.Generator, facing: float, long: bool) -> tuple[Segme
     there: Direction = "right" if facing > 0 else "left"
     back: Direction = "left" if facing > 0 else "right"
     absences = 2 if long and rng.random() < 0.4 else 1
-    absent = (Segment("absent", "none", 0.0, "still"),) * absences
+    # the camera may look the other way meanwhile, never after the subject
+    camera = f"pan_{back}" if rng.random() < 0.35 else "still"
+    absent = (Segment("absent", "none", 0.0, camera),) * absences
     return (Segment("leave", there, 0.0, "still"), *absent, Segment("return", back, 0.0, "still"))
 
 
-def _shown(rng: np.random.Generator, body: _Body, facing: float, pace: float) -> Segment:
+def _shown(rng: np.random.Generator, body: _Body, facing: float, subject: str) -> Segment:
     """A segment in which the subject stays in the frame and everything announced can be seen."""
     heading: Direction = "right" if facing > 0 else "left"
     turned: Direction = "left" if facing > 0 else "right"
+    member = subject_named(subject)
+    pace, jumps = 0.7 if member.motion == "creep" else 1.0, member.kind != "vehicle" and member.motion != "sail"
     for _ in range(20):
-        segment = _segment(rng, turned if rng.random() < 0.3 else heading, pace)
+        segment = _segment(rng, turned if rng.random() < 0.3 else heading, pace, jumps)
         rows, after, _ = _play(segment, body, facing)
         offset = max(abs(row[0] - row[4]) * row[5] for row in rows)
         zoomed = not segment.camera.startswith("zoom") or abs(math.log(after.zoom / body.zoom)) > 0.15
@@ -374,16 +383,26 @@ def _shown(rng: np.random.Generator, body: _Body, facing: float, pace: float) ->
     return Segment("walk", heading, 0.2 * pace, "follow")
 
 
-def _segment(rng: np.random.Generator, heading: Direction, pace: float) -> Segment:
+def _segment(rng: np.random.Generator, heading: Direction, pace: float, jumps: bool) -> Segment:
     """An ordinary chunk, whether or not it fits where the subject is."""
     draw = rng.random()
-    if draw < 0.42:
-        camera = ("follow", "follow", "follow", "still", "zoom_in", "zoom_out")[int(rng.integers(6))]
-        speed = rng.uniform(0.13, 0.19) if camera == "still" else rng.uniform(0.18, 0.3)
+    if draw < 0.36:
+        pan = f"pan_{heading}"
+        camera = ("follow", "follow", "follow", "still", pan, "zoom_in", "zoom_out")[int(rng.integers(7))]
+        speed = rng.uniform(0.13, 0.19) if camera in ("still", pan) else rng.uniform(0.18, 0.3)
         return Segment("walk", heading, float(speed) * pace, camera)
-    if draw < 0.57:
-        return Segment("run", heading, float(rng.uniform(0.45, 0.65)) * pace, ("follow", "follow", "zoom_out")[int(rng.integers(3))])
-    actions = ("hop", "jump", "stand", "stand", "turn", "sway", "approach", "approach", "recede", "recede")
+    if draw < 0.48:
+        return Segment(
+            "run",
+            heading,
+            float(rng.uniform(0.45, 0.65)) * pace,
+            ("follow", "follow", "zoom_out")[int(rng.integers(3))],
+        )
+    actions = ("stand", "stand", "turn", "sway", "approach", "approach", "recede", "recede", *(("hop", "jump") * jumps))
     action = actions[int(rng.integers(len(actions)))]
-    cameras = ("still", "still", "follow") if action in ("approach", "recede") else ("still", "still", "pan_left", "pan_right", "zoom_in", "zoom_out")
+    cameras = (
+        ("still", "still", "follow")
+        if action in ("approach", "recede")
+        else ("still", "still", "pan_left", "pan_right", "zoom_in", "zoom_out")
+    )
     return Segment(action, "none", 0.0, cameras[int(rng.integers(len(cameras)))])

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from torch.nn import functional
 
 from blockvid.errors import InputError
 from blockvid.storybook.paint import Layer, Panorama
@@ -29,7 +29,7 @@ LAMPLIGHT = (1.0, 0.82, 0.45)
 HOURS = (0.0, 4.4, 5.8, 6.7, 8.6, 16.0, 17.9, 19.0, 20.9, 24.0)
 NAMES = ("night", "night", "dawn", "dawn", "day", "day", "dusk", "dusk", "night", "night")
 LIGHT = {
-    "night": ((12, 18, 54), (46, 62, 116), (0.34, 0.42, 0.70), 1.0),
+    "night": ((12, 18, 54), (46, 62, 116), (0.40, 0.48, 0.76), 1.0),
     "dawn": ((122, 144, 210), (255, 198, 178), (0.94, 0.82, 0.88), 0.12),
     "day": (None, None, (1.0, 1.0, 1.0), 0.0),
     "dusk": ((88, 70, 150), (255, 142, 84), (0.96, 0.68, 0.58), 0.3),
@@ -84,6 +84,7 @@ class _Stage:
 
     land: Landscape
     sprite: Float[Tensor, "4 h w"]
+    draught: float  # share of the sprite's height that is under water
     size: tuple[float, float]  # height and width of the subject in frame heights at nearness 1
     rain: Layer
     snow: Layer
@@ -95,22 +96,40 @@ def _stage(scene: str, seed: int, subject: str, height: int, device: str, cache_
     land = paint(scene, seed, member.medium, 1.15 * height)
     picture = load_sprite(subject, cache_dir)
     aspect = picture.shape[2] / picture.shape[1]
-    tall = min(0.56, 0.45 * member.size * aspect**-0.4)
+    tall = min(0.62, 0.52 * member.size * aspect**-0.45)
     size = (tall, tall * aspect)
-    # fine enough for the usual nearness; at most about twice too fine when far away, which bilinear lookup still averages
+    # fine enough for the usual nearness; at most twice too fine when far away, which bilinear lookup still averages
     rows = max(8, round(tall * height * 1.2))
-    small = F.interpolate(picture[None], (rows, max(8, round(rows * aspect))), mode="bilinear", antialias=True)[0].clamp(0, 1)
+    small = functional.interpolate(
+        picture[None], (rows, max(8, round(rows * aspect))), mode="bilinear", antialias=True
+    )[0].clamp(0, 1)
     if member.faces == "right":
         small = small.flip(-1)
-    moved = {name: _to(getattr(land, name), device) for name in ("back", "ground", "props", "front", "clouds", "stars")}
-    land = Landscape(land.scene, land.horizon, land.sky, **moved, water=land.water, shore=land.shore, space=land.space)
-    return _Stage(land, F.pad(small, (1, 1, 1, 1)).to(device), size, *(_to(tile, device) for tile in _tiles(1.15 * height)))
+    land = replace(
+        land,
+        back=tuple(_to(layer, device) for layer in land.back),
+        ground=_to(land.ground, device),
+        props=tuple(_to(layer, device) for layer in land.props),
+        front=_to(land.front, device),
+        clouds=_to(land.clouds, device),
+        stars=_to(land.stars, device),
+    )
+    draught = _draught(picture) if member.motion == "sail" else 0.09
+    sprite = functional.pad(small, (1, 1, 1, 1)).to(device)
+    rain, snow = _tiles(1.15 * height)
+    return _Stage(land, sprite, draught, size, _to(rain, device), _to(snow, device))
 
 
-def _to(layer, device: str):
-    if isinstance(layer, tuple):
-        return tuple(_to(one, device) for one in layer)
-    return Layer(layer.image.to(device), layer.period, layer.top, layer.bottom, layer.parallax, layer.haze)
+def _draught(picture: Float[Tensor, "4 h w"]) -> float:
+    """The share of a boat's picture, from below, that shows the water drawn with it (mostly blue rows)."""
+    red, _, blue, alpha = picture
+    wet = ((blue > red + 0.2) & (alpha > 0.5)).sum(-1) > 0.6 * (alpha > 0.5).sum(-1)
+    dry = torch.nonzero(~wet)
+    return min(0.45, 1 - float(dry.max() + 1) / picture.shape[1]) + 0.03
+
+
+def _to(layer: Layer, device: str) -> Layer:
+    return replace(layer, image=layer.image.to(device))
 
 
 def _tiles(resolution: float) -> tuple[Layer, Layer]:
@@ -120,7 +139,10 @@ def _tiles(resolution: float) -> tuple[Layer, Layer]:
     for _ in range(110):
         x, y, long = rng.uniform(0, 2), rng.uniform(0, 1), rng.uniform(0.05, 0.1)
         for dy in (-1, 0, 1):
-            rain.polygon([(x, y + dy), (x + 0.007, y + dy), (x - 0.018, y + dy + long), (x - 0.023, y + dy + long)], (228, 236, 248))
+            rain.polygon(
+                [(x, y + dy), (x + 0.007, y + dy), (x - 0.018, y + dy + long), (x - 0.023, y + dy + long)],
+                (228, 236, 248),
+            )
     for _ in range(90):
         x, y, r = rng.uniform(0, 2), rng.uniform(0, 1), rng.uniform(0.005, 0.012)
         for dy in (-1, 0, 1):
@@ -157,7 +179,7 @@ def _palette(take: Take, land: Landscape, seconds: np.ndarray) -> dict[str, np.n
     level = out["weather"][:, None]
     lit = out["tint"].mean(-1, keepdims=True)
     grey = np.asarray(OVERCAST[take.weather.kind]) / 255 * (0.35 + 0.65 * lit) * out["tint"] ** 0.5
-    for name, amount in (("top", 0.85), ("bottom", 0.75)):
+    for name, amount in (("top", 0.75), ("bottom", 0.65)):
         out[name] = out[name] + (grey - out[name]) * amount * level
     out["fog"] = grey
     out["tint"] = out["tint"] * (1 - level * {"rain": 0.2, "snow": 0.06, "fog": 0.05, "clear": 0.0}[take.weather.kind])
@@ -171,7 +193,10 @@ def _light(name: str, field: int, land: Landscape):
     own = np.asarray(land.sky[field]) / 255
     if value is None:
         return own
-    return 0.75 * own + 0.25 * np.asarray(value) / 255 * own.max() if land.space else np.asarray(value) / 255
+    shown = np.asarray(value) / 255
+    return (
+        own + (shown - own) * (0.05, 0.5)[field] if land.space and name != "night" else (own if land.space else shown)
+    )
 
 
 class _Shot:
@@ -221,7 +246,9 @@ class _Shot:
         first, last = math.floor(min(edges) * self.height) - 1, math.ceil(max(edges) * self.height) + 1
         return slice(min(self.height, max(0, first)), max(0, min(self.height, last)))
 
-    def _sample(self, layer: Layer, x: Float[Tensor, "t h w"], rows: slice, v: Float[Tensor, "t h w"] | None = None) -> Tensor:
+    def _sample(
+        self, layer: Layer, x: Float[Tensor, "t h w"], rows: slice, v: Float[Tensor, "t h w"] | None = None
+    ) -> Tensor:
         """The layer's colours at world x (already divided by depth) and the frame's rows, wrapping around in x."""
         _, texels_high, texels_wide = layer.image.shape
         gx = torch.remainder(x, layer.period) * ((texels_wide - 1) / layer.period)
@@ -230,7 +257,7 @@ class _Shot:
         gx = gx * (2 / (texels_wide - 1)) - 1
         gy = (gy * (2 / (texels_high - 1)) - 1).expand_as(gx)
         image = layer.image[None].expand(self.frames, -1, -1, -1)
-        return F.grid_sample(image, torch.stack([gx, gy], -1), padding_mode="zeros", align_corners=True)
+        return functional.grid_sample(image, torch.stack([gx, gy], -1), padding_mode="zeros", align_corners=True)
 
     def _across(self, layer: Layer, rows: slice, floor: bool, shift: Tensor | float = 0.0) -> Float[Tensor, "t h w"]:
         if floor:
@@ -264,7 +291,9 @@ class _Shot:
         land = self.land
         rows = self._rows(-2.0, land.horizon + 0.05)
         w = (self.v[:, None, :, None][:, :, rows] / land.horizon).clamp(0, 1)
-        self.canvas[:, :, rows] = self.light["top"] + (self.light["bottom"] - self.light["top"]) * (w * w * (3 - 2 * w) * 0.4 + w * 0.6)
+        self.canvas[:, :, rows] = self.light["top"] + (self.light["bottom"] - self.light["top"]) * (
+            w * w * (3 - 2 * w) * 0.4 + w * 0.6
+        )
         clear = 1 - self.light["weather"][:, None]
         dark = torch.ones_like(clear) if land.space else ((self.light["dark"] - 0.2) / 0.8).clamp(0, 1)[:, None]
         if float((dark * clear).max()) > 0:
@@ -283,7 +312,10 @@ class _Shot:
         hours = np.array([self.take.hour(float(s)) for s in self.seconds.flatten()])
         sun = (hours > 4.9) & (hours < 19.9)
         share = np.where(sun, (hours - 4.9) / 15.0, ((hours - 19.9) % 24) / 9.0)
-        x, y = self._column(-0.62 + 1.24 * share), self._column(self.land.horizon - 0.01 - 0.45 * np.sin(math.pi * share))
+        x, y = (
+            self._column(-0.62 + 1.24 * share),
+            self._column(self.land.horizon - 0.01 - (self.land.horizon - 0.11) * np.sin(math.pi * share)),
+        )
         away = torch.sqrt((self.u[:, None, :] - x) ** 2 + (self.v[:, rows, None] - y) ** 2)
         edge = ((0.06 - away) * self.height + 0.5).clamp(0, 1)[:, None]
         glow = torch.exp(-(away**2) / 0.035)[:, None]
@@ -306,7 +338,9 @@ class _Shot:
         mirror = land.horizon - 0.8 * depth + (0.002 + 0.018 * depth) * wave
         sv = FOCUS + (mirror - FOCUS) * self.zoom
         across = self.u[:, None, :] * self.zoom * (2 * self.height / self.width) + (0.004 + 0.03 * depth) * wave
-        above = F.grid_sample(self.canvas, torch.stack([across, 2 * sv - 1], -1), padding_mode="border", align_corners=False)
+        above = functional.grid_sample(
+            self.canvas, torch.stack([across, 2 * sv - 1], -1), padding_mode="border", align_corners=False
+        )
         near, far = (torch.tensor(c, device=self.device)[:, None, None] / 255 for c in (land.water[1], land.water[0]))
         body = (far + (near - far) * (depth / 0.4).clamp(0, 1)[:, None]) * self.light["tint"]
         share = (0.62 - 0.9 * depth).clamp(0.22, 1)[:, None]
@@ -321,7 +355,7 @@ class _Shot:
         size = self._column(self.state.scale)
         across = self.u[:, None, :] - self._column(_offset(self.state, self.stage)) / self.zoom
         tall, wide = (side * size for side in self.stage.size)
-        sunk = {"sail": 0.13, "swim": 0.09}.get(member.motion, 0.0) if member.medium == "water" else 0.0
+        sunk = self.stage.draught if member.medium == "water" else 0.0
         lift = self._column(self.state.lift) * size + {"air": 0.17, "water": 0.0, "ground": 0.0}[member.medium] * size
         base = row - lift + sunk * tall
         tint = 1 + (self.light["tint"] - 1) * 0.72
@@ -332,7 +366,9 @@ class _Shot:
             self._over(slice(None), image[:, :3] * tint, image[:, 3:])
         else:
             close = (1 - 2.2 * lift).clamp(0.35, 1)
-            spot = 1 - (across / (0.46 * wide * close)) ** 2 - ((self.v[:, :, None] - row) / (0.075 * tall * close)) ** 2
+            spot = (
+                1 - (across / (0.46 * wide * close)) ** 2 - ((self.v[:, :, None] - row) / (0.075 * tall * close)) ** 2
+            )
             self.canvas.mul_(1 - 0.34 * spot.clamp(0, 1).sqrt()[:, None])
         image = self._sprite(across, self.v[:, :, None] - base, tall, wide)
         if member.medium == "water":
@@ -341,7 +377,7 @@ class _Shot:
         return image[:, 3] > 0.5
 
     def _sprite(self, x: Tensor, y: Tensor, tall: Tensor, wide: Tensor) -> Float[Tensor, "t 4 h w"]:
-        """The sprite around its foot (0, 0), y downwards: turned about its middle if it rolls, about its foot if not."""
+        """The sprite around its foot (0, 0), y downwards: turned about its middle if it rolls, else its foot."""
         squash = self._column(self.state.squash)
         facing = self._column(-self.state.facing)
         facing = torch.where(facing < 0, -1.0, 1.0) * facing.abs().clamp_min(0.1)
@@ -354,7 +390,7 @@ class _Shot:
         gx = 2 * x * squash.sqrt() / (wide * facing) * ((columns - 2) / columns)
         gy = 1 + 2 * y / (tall * squash) * ((rows - 2) / rows) - 2 / rows
         image = self.stage.sprite[None].expand(self.frames, -1, -1, -1)
-        return F.grid_sample(image, torch.stack([gx, gy], -1), padding_mode="zeros", align_corners=False)
+        return functional.grid_sample(image, torch.stack([gx, gy], -1), padding_mode="zeros", align_corners=False)
 
     def _weather(self) -> None:
         kind, level = self.take.weather.kind, self.light["weather"][:, None]
@@ -363,10 +399,10 @@ class _Shot:
         rows = slice(0, self.height)
         if kind == "fog":
             band = torch.exp(-(((self.v - self.land.horizon) / 0.16) ** 2))[:, None, :, None]
-            amount = level * (0.22 + 0.3 * band)
+            amount = level * (0.14 + 0.3 * band)
             self._over(rows, self.light["fog"] * amount, amount)
             return
-        tile, speed, strength = (self.stage.rain, 1.7, 0.42) if kind == "rain" else (self.stage.snow, 0.2, 0.9)
+        tile, speed, strength = (self.stage.rain, 1.7, 0.32) if kind == "rain" else (self.stage.snow, 0.2, 0.9)
         for scale, drift in ((1.0, 0.0), (0.62, 0.7)):
             sway = 0.05 * torch.sin(0.9 * self.seconds + 5 * drift) if kind == "snow" else 0.25 * self.seconds
             x = (self.u[:, None, :] + self.camera * tile.parallax * scale) / scale + drift + sway
