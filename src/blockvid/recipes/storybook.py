@@ -1,0 +1,165 @@
+"""How the embedded model is made: its autoencoder, then its transformer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from blockvid.errors import InputError
+from blockvid.geometry import Geometry
+from blockvid.model.dit import BlockDiT, TextContext
+from blockvid.model.storybook_vae import StorybookVAE
+from blockvid.model.text import MiniLMText
+from blockvid.storybook.corpus import TAKE_SECONDS, EncodedTakes, Shards, Snippets, build, to_unit
+from blockvid.training.objectives import DiffusionForcing, Reconstruction
+from blockvid.training.trainer import Optimisation, Trainer
+
+GEOMETRY = Geometry(width=160, height=96, fps=8, chunk_frames=8)
+SUBJECT_WEIGHT = 2.0  # extra loss weight where the subject is: the smallest part of the picture and the one looked at
+
+
+def _autocast() -> contextlib.AbstractContextManager[None]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.autocast(device, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class AutoencoderRun:
+    """Trains a `StorybookVAE` on rendered snippets; writes `out/vae`."""
+
+    optimisation: Optimisation
+    geometry: Geometry = GEOMETRY
+    shards: int = 280
+    batch: int = 4
+    width: int = 64
+    latent_width: int = 192
+    objective: Reconstruction = Reconstruction()
+    workers: int = 2
+
+    def __call__(self, out: Path, stop: Callable[[], bool] = lambda: False) -> None:
+        """Run to the end or until `stop`; over an earlier `out` it continues."""
+        snippets = Snippets(self.geometry)
+        build(out / "snippets", self.shards, snippets, self.workers)
+        torch.manual_seed(0)
+        model = StorybookVAE(width=self.width, latent_width=self.latent_width)
+        data = Shards.read(out / "snippets", ("frames", "mask"))
+
+        def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
+            rows = data.rows(step, self.batch)
+            frames = to_unit(data.tensors["frames"][rows])
+            weight = 1 + SUBJECT_WEIGHT * (data.tensors["mask"][rows, None] > 0).float()
+            with _autocast():
+                return self.objective(model, frames, weight, generator)
+
+        def export(_step: int, average: nn.Module) -> None:
+            assert isinstance(average, StorybookVAE)
+            average.save_pretrained(out / "vae")
+            _reconstructions(average, data, out / "reconstructions.png")
+
+        Trainer(model, loss, self.optimisation, out / "autoencoder").run(save_every=250, on_save=export, stop=stop)
+
+
+@torch.no_grad()
+def _reconstructions(vae: StorybookVAE, data: Shards, path: Path) -> None:
+    """Originals above what the autoencoder makes of them."""
+    frames = data.tensors["frames"][:8]
+    latents, _ = vae.encode(to_unit(frames))
+    decoded, _ = vae.decode(latents)
+    shown = ((decoded.clamp(-1, 1) + 1) * 127.5).round().byte().movedim(1, -1)
+    rows = [torch.cat(list(clip[:, 8]), dim=1) for clip in (frames[:4], shown[:4], frames[4:], shown[4:])]
+    Image.fromarray(torch.cat(rows).numpy().astype(np.uint8)).save(path)
+
+
+@dataclass(frozen=True)
+class BaseRun:
+    """Trains a `BlockDiT` by block-causal diffusion forcing on encoded takes; writes `out/transformer`."""
+
+    optimisation: Optimisation
+    geometry: Geometry = GEOMETRY
+    shards: int = 200
+    batch: int = 8
+    chunks: int = 3
+    heads: int = 4
+    head_dim: int = 64
+    layers: int = 8
+    objective: DiffusionForcing = DiffusionForcing()
+    workers: int = 2
+    fresh: Callable[[BlockDiT], None] = field(default=BlockDiT.initialize)
+
+    def __call__(self, out: Path, stop: Callable[[], bool] = lambda: False) -> None:
+        """Run to the end or until `stop`; over an earlier `out` it continues. Needs `out/vae`."""
+        if not (out / "vae").exists():
+            raise InputError(f"{out / 'vae'} is missing; run `blockvid train storybook_autoencoder --out {out}` first")
+        build(out / "takes", self.shards, EncodedTakes(self.geometry, out / "vae"), self.workers)
+        model = self.model()
+        data = Shards.read(out / "takes", ("latents", "coverage", "tokens", "mask"))
+        null = MiniLMText()([""])
+        empty = TextContext(null.tokens[:, None], (1,), null.mask[:, None])
+
+        def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
+            latents, coverage, text = self.batch_at(data, step, generator)
+            weight = 1 + SUBJECT_WEIGHT * coverage[:, None]
+            with _autocast():
+                return self.objective(model, latents, text.frames, text, empty, weight, generator)
+
+        def export(_step: int, average: nn.Module) -> None:
+            assert isinstance(average, BlockDiT)
+            average.save_pretrained(out / "transformer")
+
+        trainer = Trainer(model, loss, self.optimisation, out / "base", matrices=hidden_matrix)
+        trainer.run(save_every=200, on_save=export, stop=stop)
+
+    def model(self) -> BlockDiT:
+        """The freshly initialised transformer of this run."""
+        torch.manual_seed(0)
+        dim = self.heads * self.head_dim
+        model = BlockDiT(
+            num_attention_heads=self.heads,
+            attention_head_dim=self.head_dim,
+            text_dim=384,
+            freq_dim=128,
+            ffn_dim=4 * dim,
+            num_layers=self.layers,
+        )
+        self.fresh(model)
+        return model
+
+    def batch_at(self, data: Shards, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor, TextContext]:
+        """Latents, subject coverage and text of `chunks` consecutive chunks; one starting chunk for the whole batch.
+
+        Windows that open a take carry its image latent, so their first chunk is one frame longer.
+        """
+        rows = data.rows(step, self.batch)
+        size, per_take = self.geometry.chunk_frames, round(TAKE_SECONDS / self.geometry.chunk_seconds)
+        first = int(torch.randint(per_take - self.chunks + 1, (1,), generator=generator))
+        frames = (size + (first == 0), *[size] * (self.chunks - 1))
+        start = first * size + (first > 0)
+        span, chunks = slice(start, start + sum(frames)), slice(first, first + self.chunks)
+        tensors = data.tensors
+        text = TextContext(tensors["tokens"][rows, chunks].float(), frames, tensors["mask"][rows, chunks])
+        return tensors["latents"][rows, :, span].float(), tensors["coverage"][rows, span].float(), text
+
+
+def hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Muon's share: the square and wide matrices inside the blocks."""
+    return name.startswith("blocks.") and parameter.ndim == 2
+
+
+def storybook_autoencoder() -> AutoencoderRun:
+    """The autoencoder of the shipped model: about 25 minutes on two cores."""
+    return AutoencoderRun(
+        Optimisation(steps=1500, lr=2e-3, fall=0.4, ema=0.995, weight_decay=0.0), workers=os.cpu_count() or 1
+    )
+
+
+def storybook_base() -> BaseRun:
+    """The transformer of the shipped model: about 100 minutes on two cores."""
+    return BaseRun(Optimisation(steps=4000, lr=1e-3, matrix_lr=3e-3, fall=0.3, ema=0.998), workers=os.cpu_count() or 1)
