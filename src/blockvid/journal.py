@@ -24,7 +24,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 import safetensors.torch
 import torch
@@ -74,7 +73,7 @@ class Informative(BaseModel):
     """Seconds per chunk, filled in when the run finishes."""
 
     @classmethod
-    def here(cls) -> Self:
+    def here(cls) -> Informative:
         """This machine, now."""
         return cls(created=datetime.now(UTC), processor=_processor(), python=platform.python_version())
 
@@ -117,7 +116,7 @@ class Journal:
         self._before = _forgotten(lines)
 
     @classmethod
-    def create(cls, folder: Path, manifest: Manifest) -> Self:
+    def create(cls, folder: Path, manifest: Manifest) -> Journal:
         """Begin a run in a new folder; InputError if it cannot be written or already holds a chunk of a run."""
         try:
             folder.mkdir(exist_ok=True)
@@ -135,7 +134,7 @@ class Journal:
         return cls(folder, manifest, (), lock)
 
     @classmethod
-    def resume(cls, folder: Path, manifest: Manifest) -> Self:
+    def resume(cls, folder: Path, manifest: Manifest) -> Journal:
         """Continue a run after its last whole chunk; InputError if ``manifest`` would make other frames.
 
         Only the chunks up to the first damaged one count; the rest is removed, to be made again.
@@ -229,7 +228,7 @@ class Journal:
             os.close(self._lock)
             self._lock = -1
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Journal:
         return self
 
     def __exit__(
@@ -345,7 +344,7 @@ def _check_same(folder: Path, stored: Determining, asked: Determining) -> None:
         )
 
 
-def _leaves(value: JsonValue, name: str = "") -> Iterator[tuple[str, JsonValue]]:
+def _leaves(value: object, name: str = "") -> Iterator[tuple[str, object]]:
     """The scalars of a JSON value by dotted path; empty containers count as scalars."""
     if value and isinstance(value, dict | list):
         items = value.items() if isinstance(value, dict) else enumerate(value)
