@@ -67,7 +67,7 @@ def captions(take: Take) -> tuple[str, ...]:
 
 
 def caption(take: Take, chunk: int, rng: np.random.Generator) -> str:
-    """A sentence for one chunk, in words drawn from `rng`; later chunks sometimes say only "it" or leave out the scene."""
+    """A sentence for one chunk, in words drawn from `rng`; later ones sometimes say "it" or leave out the scene."""
     _in_take(take, chunk)
     subject, segment = subject_named(take.subject), take.segments[chunk]
     terse = chunk > 0 and rng.random() < 0.1

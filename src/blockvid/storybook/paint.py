@@ -21,10 +21,10 @@ SUPERSAMPLE = 2
 class Layer:
     """A periodic picture at one depth.
 
-    `image` is premultiplied (r g b a light); `light` is what lamps and windows give at night. The picture covers `period`
-    units of x and the rows `top`..`bottom`, in frame heights; its last column repeats the first so that it can be
-    interpolated across the seam. `parallax` is its speed on the screen relative to the subject's ground (1.0); `haze`
-    how much of the air's colour lies before it.
+    `image` is premultiplied (r g b a light); `light` is what lamps and windows give at night. The picture covers
+    `period` units of x and the rows `top`..`bottom`, in frame heights; its last column repeats the first so that it can
+    be interpolated across the seam. `parallax` is its speed on the screen relative to the subject's ground (1.0);
+    `haze` how much of the air's colour lies before it.
     """
 
     image: Float[Tensor, "5 h w"]

@@ -356,9 +356,9 @@ class _Shot:
         across = self.u[:, None, :] - self._column(_offset(self.state, self.stage)) / self.zoom
         tall, wide = (side * size for side in self.stage.size)
         sunk = self.stage.draught if member.medium == "water" else 0.0
-        lift = self._column(self.state.lift) * size + {"air": 0.17, "water": 0.0, "ground": 0.0}[member.medium] * size
+        lift = self._column(self.state.lift) * size + {"air": 0.12, "water": 0.0, "ground": 0.0}[member.medium] * size
         base = row - lift + sunk * tall
-        tint = 1 + (self.light["tint"] - 1) * 0.72
+        tint = 1 + (self.light["tint"] - 1) * 0.6
         if member.medium == "water":
             below = self.v[:, :, None] - row
             x = across + (0.004 + 0.05 * below.clamp_min(0)) * torch.sin(90 * below - 2.2 * self.seconds)
