@@ -35,11 +35,11 @@ class _Explicit(torch.autograd.Function):
     """softmax(q k^T / sqrt(d)) v over materialised bf16 probabilities.
 
     On CPUs the fused kernel works in float32 tiles, while a batched bf16 product runs on the matrix units: forward and
-    backward together take a third of the time (benchmarks/attention.py). Probabilities cost 2 bytes a score until backward.
+    backward together take a third of the time (benchmarks/attention.py). Probabilities cost 2 bytes a score.
     """
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # noqa: ANN001
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         probabilities = torch.bmm(q * q.shape[-1] ** -0.5, k.transpose(1, 2)).softmax(-1)
         ctx.save_for_backward(q, k, v, probabilities)
         return torch.bmm(probabilities, v)
@@ -92,7 +92,7 @@ class Masked:
 class BlockCausal:
     """A chunk sees itself and the `window` chunks before it (None: all of them), bidirectionally inside a chunk.
 
-    Equal to `Masked` with `masks.block_causal`, at the cost of what is visible only: no chunk ever computes a masked score.
+    Equal to `Masked` with `masks.block_causal`, at the cost of what is visible only: no masked score is computed.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class BlockCausal:
 
 
 class Cached:
-    """The chunk being generated sees its recalled context and itself; the context's keys were rotated once, on recall."""
+    """The chunk being generated sees its context and itself; the context's keys were rotated once, on recall."""
 
     def __init__(self, rope: Rope, context: Context, positions: Int[Tensor, "s 3"]) -> None:
         self.rope, self.context = rope, context

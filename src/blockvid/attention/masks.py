@@ -13,6 +13,6 @@ def chunk_ids(chunk_tokens: tuple[int, ...]) -> Int[Tensor, " s"]:
 
 
 def block_causal(ids: Int[Tensor, " s"], window: int | None = None) -> Bool[Tensor, "s s"]:
-    """Row sees column iff the column's chunk is the row's own or one of the `window` before it (None: any before it)."""
+    """Row sees column iff the column's chunk is the row's or one of the `window` before it (None: any before)."""
     gap = ids[:, None] - ids[None, :]
     return (gap >= 0) if window is None else (gap >= 0) & (gap <= window)

@@ -1,7 +1,7 @@
 """Three-axis rotary embedding by explicit position.
 
-Positions are data, never counters: a cached key carries its (t, h, w) and is rotated when it is used, so windows, sinks,
-retrieval and re-indexing are bookkeeping on integers.
+Positions are data, never counters: a cached key carries its (t, h, w) and is rotated when it is used, so windows,
+sinks, retrieval and re-indexing are bookkeeping on integers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def grid_positions(frames: int, height: int, width: int, start: int = 0) -> Int[
 
 @dataclass(frozen=True)
 class Rope:
-    """Interleaved-pair rotary embedding of Wan 2.1: `head_dim` channels split over (t, h, w), the rest of D/6 going to t."""
+    """Interleaved-pair rotary embedding of Wan 2.1, its channels split over (t, h, w) with the remainder going to t."""
 
     head_dim: int
     theta: float = 10000.0

@@ -1,7 +1,7 @@
 """BlockDiT: the diffusion transformer of Wan 2.1, with noise per latent frame and text per chunk.
 
-Parameter names and configuration keys are those of diffusers' `WanTransformer3DModel` and `SkyReelsV2Transformer3DModel`,
-so their folders load here strictly. What differs is the signature: what a token sees is an argument (`Attend`).
+Parameter names and configuration keys are those of diffusers' `WanTransformer3DModel` and
+`SkyReelsV2Transformer3DModel`, so their folders load here strictly. What differs is the signature: what a token sees is an argument (`Attend`).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from blockvid.attention.rope import Rope
 class TextContext:
     """Text encoder states, one row per chunk of the forward.
 
-    `frames` says how many consecutive latent frames read each row; None for `mask` lets every slot be seen, which is how
-    Wan was trained on its zero padding.
+    `frames` says how many consecutive latent frames read each row; None for `mask` lets every slot be seen, as Wan was
+    trained on its zero padding.
     """
 
     tokens: Float[Tensor, "b n l d"]
@@ -46,7 +46,7 @@ def sinusoid(timestep: Float[Tensor, "*shape"], channels: int) -> Float[Tensor, 
 class LayerNorm32(nn.LayerNorm):
     """Layer normalisation computed and returned in float32."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+    def forward(self, input: Tensor) -> Tensor:
         return F.layer_norm(input.float(), self.normalized_shape, _float(self.weight), _float(self.bias), self.eps)
 
 
@@ -168,7 +168,8 @@ class BlockDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
     """Predicts the velocity eps - x0 of noisy latents.
 
     Configuration keys are diffusers'. Those that select image conditioning (`image_dim`, `added_kv_proj_dim`,
-    `pos_embed_seq_len`) must be None: first-frame guidance is a clean latent frame here.
+    `pos_embed_seq_len`) must be None: first-frame guidance is a clean latent frame here. `rope_max_seq_len` and
+    `num_frame_per_block` are read from files and have no effect: positions and masks are the caller's.
     """
 
     _supports_gradient_checkpointing = True
@@ -194,10 +195,10 @@ class BlockDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
         eps: float = 1e-6,
         image_dim: int | None = None,
         added_kv_proj_dim: int | None = None,
-        rope_max_seq_len: int = 1024,
+        rope_max_seq_len: int = 1024,  # noqa: ARG002
         pos_embed_seq_len: int | None = None,
         inject_sample_info: bool = False,
-        num_frame_per_block: int = 1,
+        num_frame_per_block: int = 1,  # noqa: ARG002
     ) -> None:
         super().__init__()
         if (

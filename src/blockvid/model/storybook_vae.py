@@ -48,7 +48,7 @@ class CausalMix(nn.Module):
     def forward(
         self, x: Float[Tensor, "b c f h w"], past: Float[Tensor, "b c 2 h w"] | None
     ) -> tuple[Float[Tensor, "b c f h w"], Float[Tensor, "b c 2 h w"]]:
-        """The output and the two frames of features that the next push must be given as `past` (None: the beginning)."""
+        """The output, and the two frames of features to pass as `past` next time (None: the beginning)."""
         b = len(x)
         y = self.conv1(F.silu(self.norm1(rearrange(x, "b c f h w -> (b f) c h w"))))
         y = rearrange(F.silu(self.norm2(y)), "(b f) c h w -> b c f h w", b=b)
@@ -93,7 +93,7 @@ class StorybookVAE(ModelMixin, ConfigMixin):
     def encode(
         self, frames: Float[Tensor, "b 3 t h w"], past: Memory = None
     ) -> tuple[Float[Tensor, "b c f h w"], Memory]:
-        """Normalised latents of a piece, and the memory for the next one. Without `past` the piece opens the video (1 + 4k frames)."""
+        """Normalised latents of a piece, and the memory for the next; without `past` it opens the video (1 + 4k frames)."""
         extra = 1 if past is None else 0
         if (frames.shape[2] - extra) % 4 or frames.shape[2] == 0:
             rule = "1 + 4k frames open a video" if past is None else "later pieces have 4k frames"
@@ -111,7 +111,7 @@ class StorybookVAE(ModelMixin, ConfigMixin):
     def decode(
         self, latents: Float[Tensor, "b c f h w"], past: Memory = None
     ) -> tuple[Float[Tensor, "b 3 t h w"], Memory]:
-        """Frames of a piece of normalised latents, and the memory for the next one; without `past` the first latent is one frame."""
+        """Frames of a piece, and the memory for the next; without `past` the first latent is one frame."""
         b, f = len(latents), latents.shape[2]
         z = latents * self.latents_std.view(-1, 1, 1, 1) + self.latents_mean.view(-1, 1, 1, 1)
         x = self.from_latent(rearrange(z, "b c f h w -> (b f) c h w"))

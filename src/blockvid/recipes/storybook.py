@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ GEOMETRY = Geometry(width=160, height=96, fps=8, chunk_frames=8)
 SUBJECT_WEIGHT = 2.0  # extra loss weight where the subject is: the smallest part of the picture and the one looked at
 
 
-def _autocast() -> contextlib.AbstractContextManager[None]:
+def _autocast() -> torch.autocast:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.autocast(device, torch.bfloat16)
 

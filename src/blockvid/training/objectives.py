@@ -35,7 +35,7 @@ class Reconstruction:
         weight: Float[Tensor, "b 1 t h w"],
         generator: torch.Generator,
     ) -> dict[str, Tensor]:
-        """Losses of one batch of clips of 1 + 4k frames in [-1, 1]; `weight` >= 1 where detail matters (the subject)."""
+        """Losses of one batch of clips of 1 + 4k frames in [-1, 1]; `weight` is larger where detail matters."""
         latents, _ = model.encode(frames)
         self._track(model, latents.detach().float())
         decoded, _ = model.decode(latents + self.noise * torch.randn(latents.shape, generator=generator))

@@ -76,7 +76,7 @@ def optimizers(
 
 
 class Trainer:
-    """Runs `loss` to `settings.steps`, checkpointing to `folder`; constructed again over the same folder it continues."""
+    """Runs `loss` to `settings.steps`, checkpointing to `folder`; made again over the same folder it continues."""
 
     def __init__(
         self,

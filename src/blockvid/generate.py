@@ -1,0 +1,211 @@
+"""One generation on disk: an mp4 that grows chunk by chunk, and a run folder from which a killed run goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from enum import Enum
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from blockvid.attention.cache import ChunkMemory
+from blockvid.errors import InputError
+from blockvid.journal import Determining, Informative, Journal, Manifest
+from blockvid.pipeline import Clip, Pipeline, Settings, State, to_uint8
+from blockvid.sampling.sampler import Progress
+from blockvid.storyboard import Chunk, Storyboard
+from blockvid.video import GrowingVideo, check_target, contact_sheet, read_frames
+
+
+class Existing(Enum):
+    """What to do with an earlier run under the same name."""
+
+    REFUSE = "refuse"
+    RESUME = "resume"
+    OVERWRITE = "overwrite"
+
+
+@dataclass(frozen=True)
+class Event:
+    """Where a generation is: `done` of `chunks` finished, and how far the one in flight has come."""
+
+    chunk: int
+    chunks: int
+    step: int
+    steps: int
+    frames: int
+    """Pixel frames made by this process."""
+    elapsed: float
+    """Seconds since this process began its first chunk."""
+    finished: bool
+    """The chunk was just written."""
+
+    @property
+    def fraction(self) -> float:
+        """Share of this video's solver steps that are done."""
+        return (self.chunk + (1.0 if self.finished else self.step / (self.steps + 1))) / self.chunks
+
+
+def run_folder(out: Path) -> Path:
+    """Where a video's run is kept: clip.mp4 -> clip.run."""
+    return out.with_suffix(".run")
+
+
+def generate(
+    pipe: Pipeline,
+    storyboard: Storyboard,
+    out: Path,
+    settings: Settings,
+    existing: Existing = Existing.REFUSE,
+    watch: Callable[[Event], None] = lambda _: None,
+) -> Path:
+    """Make the video at `out`, returning the path of its contact sheet.
+
+    After every chunk `out` is a complete, playable mp4 and the run folder can resume. InputError, before any work, for
+    what cannot be read, written or resumed.
+    """
+    out = out.absolute()
+    check_target(out)
+    settings = settings.resolved(pipe.models, storyboard)
+    manifest = Manifest(determining=_determining(pipe, storyboard, settings), informative=Informative.here())
+    folder = run_folder(out)
+    if existing is Existing.OVERWRITE:
+        Journal.discard(folder)
+    resuming = existing is Existing.RESUME and (folder / "manifest.json").exists()
+    if existing is Existing.REFUSE and out.exists() and not folder.exists():
+        raise InputError(f"{out} exists and was not made by a run here; pass --overwrite or another output name")
+    with Journal.resume(folder, manifest) if resuming else Journal.create(folder, manifest) as journal:
+        geometry = pipe.models.geometry
+        video = GrowingVideo(out, journal.segments, geometry.fps, geometry.width, geometry.height)
+        _Run(pipe, storyboard, settings, journal, video, watch).go()
+        journal.finish()
+    return folder / "contact_sheet.png"
+
+
+@dataclass
+class _Run:
+    pipe: Pipeline
+    storyboard: Storyboard
+    settings: Settings
+    journal: Journal
+    video: GrowingVideo
+    watch: Callable[[Event], None]
+
+    def go(self) -> None:
+        """Take up after the last chunk that is both journaled and encoded, and make the rest."""
+        chunks = self.storyboard.chunks(self.pipe.models.geometry)
+        start = min(self.journal.finished, len(chunks))
+        if self.video.chunks < start:
+            self._encode_again(chunks, start)
+        self.video.keep(start)
+        self._forget(start)
+        if start == len(chunks):
+            self.video.rebuild()
+        else:
+            self._make(chunks, start)
+        self._picture(chunks)
+
+    def _make(self, chunks: tuple[Chunk, ...], start: int) -> None:
+        assert self.settings.steps is not None
+        began, frames, steps = time.perf_counter(), 0, self.settings.steps
+
+        def progress(event: Progress) -> None:
+            (chunk,), (done,) = event.chunks, event.updates
+            self.watch(Event(chunk, len(chunks), done, steps, frames, time.perf_counter() - began, False))
+
+        last = began
+        for clip in self.pipe.stream(self.storyboard, self.settings, start, self._state(start), progress):
+            index = clip.chunk.index
+            self.video.append(index, clip.frames)
+            now = time.perf_counter()
+            self.journal.commit(index, _files(clip), now - last)
+            self._forget(index + 1)
+            last, frames = now, frames + len(clip.frames)
+            self.watch(Event(index, len(chunks), steps, steps, frames, now - began, True))
+
+    def _state(self, start: int) -> State:
+        """What chunk `start` needs of those before it."""
+        if start == 0:
+            return State()
+        memories = (ChunkMemory.from_tensors(self.journal.load(index, "memory")) for index in self._needed(start))
+        device = next(self.pipe.models.dit.parameters()).device
+        placed = tuple(
+            ChunkMemory(
+                m.index,
+                m.frames,
+                tuple(k.to(device) for k in m.keys),
+                tuple(v.to(device) for v in m.values),
+                m.positions.to(device),
+            )
+            for m in memories
+        )
+        return State(placed, self.journal.load(start - 1, "decoder"))
+
+    def _needed(self, start: int) -> range:
+        horizon = self.settings.policy.horizon
+        return range(0 if horizon is None else max(0, start - horizon), start)
+
+    def _forget(self, start: int) -> None:
+        """Drop state that resuming at `start`, or one chunk earlier, would not read."""
+        spare = max(0, start - 1)
+        self.journal.forget("memory", self._needed(spare).start)
+        self.journal.forget("decoder", max(0, spare - 1))
+
+    def _encode_again(self, chunks: tuple[Chunk, ...], stop: int) -> None:
+        """Segments were lost: decode the journaled latents from the beginning and write the missing ones."""
+        decoder = self.pipe.models.autoencoder.decoder()
+        wanted = self.storyboard.frames(self.pipe.models.geometry)
+        device = next(self.pipe.models.dit.parameters()).device
+        missing, made = self.video.chunks, 0
+        for chunk in chunks[:stop]:
+            pixels = to_uint8(decoder.push(self.journal.load(chunk.index, "latents")["latents"].to(device)))
+            pixels = pixels[: max(0, wanted - made)]
+            made += len(pixels)
+            if chunk.index >= missing:
+                self.video.append(chunk.index, pixels)
+
+    def _picture(self, chunks: tuple[Chunk, ...]) -> None:
+        """The contact sheet: the middle frame of every chunk, decoded from the video as written."""
+        geometry, stills, first = self.pipe.models.geometry, [], 0
+        stride, wanted = geometry.temporal_stride, []
+        for chunk in chunks:
+            wanted.append((chunk.start + chunk.stop) // 2 * stride)
+        for block in read_frames(self.video.path):
+            stills += [(i / geometry.fps, block[i - first]) for i in wanted if first <= i < first + len(block)]
+            first += len(block)
+        contact_sheet(stills, 5, self.journal.folder / "contact_sheet.png")
+
+
+def _files(clip: Clip) -> dict[str, dict[str, torch.Tensor]]:
+    return {"latents": {"latents": clip.latents}, "memory": clip.memory.tensors(), "decoder": clip.decoder}
+
+
+def _determining(pipe: Pipeline, storyboard: Storyboard, settings: Settings) -> Determining:
+    models, weights = pipe.models, next(pipe.models.dit.parameters())
+    chosen = {
+        name: {"kind": type(value).__name__, **asdict(value)} if name in ("solver", "policy") else value
+        for name, value in vars(settings).items()
+        if name not in ("seed", "image")
+    }
+    chunks = storyboard.chunks(models.geometry)
+    pictures = [settings.image, *(chunk.image for chunk in chunks if chunk.index)]
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in pictures if path is not None]
+    return Determining(
+        model=models.name,
+        fingerprint=models.fingerprint,
+        storyboard=storyboard.model_dump(mode="json", exclude={"title"}),
+        geometry={**asdict(models.geometry), "patch": list(models.geometry.patch)},
+        seed=settings.seed,
+        settings=chosen,
+        image_sha256="+".join(hashes) or None,
+        dtype=str(models.dit.dtype).removeprefix("torch."),
+        device=weights.device.type,
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        diffusers=version("diffusers"),
+        blockvid=version("blockvid"),
+    )

@@ -1,0 +1,280 @@
+"""A storyboard in, a stream of decoded chunks out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from blockvid.attention.attend import Cached, Recording
+from blockvid.attention.cache import ChunkMemory, KVCache
+from blockvid.attention.policies import KeyValuePolicy, Window
+from blockvid.attention.rope import grid_positions
+from blockvid.errors import InputError
+from blockvid.flow import sigma_grid
+from blockvid.model.dit import TextContext
+from blockvid.model.load import Models, load_models
+from blockvid.model.text import PromptEmbedding
+from blockvid.sampling.denoiser import Guided, VelocityDenoiser
+from blockvid.sampling.noise import Start, base_noise
+from blockvid.sampling.plans import Chunkwise
+from blockvid.sampling.sampler import Condition, Progress, sample
+from blockvid.sampling.solvers import Euler, Solver, UniPC
+from blockvid.storyboard import Chunk, Storyboard
+from blockvid.video import read_image
+
+if TYPE_CHECKING:
+    from blockvid.model.autoencoder import Autoencoder
+
+SOLVERS: dict[str, Solver] = {"unipc": UniPC(), "euler": Euler()}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to sample; None leaves a choice to the model."""
+
+    seed: int = 0
+    steps: int | None = None
+    guidance: float | None = None
+    shift: float | None = None
+    solver: Solver | None = None
+    policy: KeyValuePolicy = field(default_factory=Window)
+    negative_prompt: str | None = None
+    image: Path | None = None
+    """First frame: the video starts from this picture (text + image to video)."""
+
+    def resolved(self, models: Models, storyboard: Storyboard) -> Settings:
+        """Every choice made: the caller's, else the storyboard's, else the model's. InputError if out of range."""
+        defaults = models.defaults
+        made = replace(
+            self,
+            steps=defaults.steps if self.steps is None else self.steps,
+            guidance=defaults.guidance if self.guidance is None else self.guidance,
+            shift=defaults.shift if self.shift is None else self.shift,
+            solver=self.solver or SOLVERS[defaults.solver],
+            negative_prompt=self.negative_prompt or storyboard.negative_prompt or defaults.negative_prompt,
+            image=self.image or storyboard.image or storyboard.shots[0].image,
+        )
+        assert made.guidance is not None and made.steps is not None and made.shift is not None
+        if not 0 <= made.guidance <= 100:
+            raise InputError(
+                f"guidance {made.guidance} is outside 0 to 100; use 1 for none, about 3 to 8 to follow prompts"
+            )
+        if made.steps > 1000:
+            raise InputError(f"{made.steps} steps are more than the 1000 levels a model tells apart; use 10 to 50")
+        sigma_grid(made.steps, made.shift)
+        return made
+
+
+@dataclass(frozen=True)
+class State:
+    """All that the next chunk needs of the ones before: enough to go on exactly where a stream stopped."""
+
+    memories: tuple[ChunkMemory, ...] = ()
+    decoder: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One finished chunk."""
+
+    chunk: Chunk
+    frames: UInt8[np.ndarray, "t h w 3"]
+    latents: Float[Tensor, "1 c f h w"]
+    memory: ChunkMemory
+    decoder: dict[str, Tensor]
+
+
+Watch = Callable[[Progress], None]
+
+
+class Pipeline:
+    """Generates videos with one model: `stream` hands out chunks as they are ready, calling returns the whole video."""
+
+    def __init__(self, models: Models) -> None:
+        self.models = models
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path = "storybook",
+        device: str = "auto",
+        dtype: torch.dtype | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        fps: float | None = None,
+        chunk_frames: int | None = None,
+    ) -> Pipeline:
+        """The embedded "storybook" model, a model folder, or a hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
+
+        Size, rate and chunk length (latent frames) default to what the model was trained for. `dtype` None is bfloat16
+        where the processor multiplies it natively, else float32. Raises InputError for what cannot be loaded.
+        """
+        place = pick_device(device)
+        return cls(load_models(str(model), place, dtype or pick_dtype(place), width, height, fps, chunk_frames))
+
+    def __call__(
+        self, storyboard: Storyboard | Sequence[str], settings: Settings | None = None
+    ) -> UInt8[np.ndarray, "t h w 3"]:
+        """The whole video as uint8 frames; a sequence of prompts is a storyboard of native chunks."""
+        return np.concatenate([clip.frames for clip in self.stream(storyboard, settings)])
+
+    def stream(
+        self,
+        storyboard: Storyboard | Sequence[str],
+        settings: Settings | None = None,
+        start: int = 0,
+        state: State | None = None,
+        watch: Watch | None = None,
+    ) -> Iterator[Clip]:
+        """Clips from chunk `start` on, each yielded once decoded; `watch` is told of every step.
+
+        With `start` > 0, `state` must be the state after chunk `start` - 1 of the same storyboard and settings; what
+        follows is then bit for bit what an uninterrupted stream yields on the same machine.
+        """
+        storyboard = self._storyboard(storyboard)
+        take = _Take(self.models, storyboard, (settings or Settings()).resolved(self.models, storyboard))
+        return take.clips(start, state or State(), watch or (lambda _: None))
+
+    def _storyboard(self, storyboard: Storyboard | Sequence[str]) -> Storyboard:
+        if isinstance(storyboard, Storyboard):
+            return storyboard
+        if isinstance(storyboard, str) or not storyboard:
+            raise InputError(f"{storyboard!r} is neither a Storyboard nor a list of prompts; use ['a fox runs', ...]")
+        seconds = self.models.geometry.chunk_seconds
+        return Storyboard.model_validate({"shots": [{"prompt": prompt, "seconds": seconds} for prompt in storyboard]})
+
+
+class _Take:
+    """One video being made: what `sample` asks for, answered from the storyboard, the cache and the autoencoder."""
+
+    def __init__(self, models: Models, storyboard: Storyboard, settings: Settings) -> None:
+        self.models, self.settings, self.geometry = models, settings, models.geometry
+        self.chunks = storyboard.chunks(models.geometry)
+        self.frames = storyboard.frames(models.geometry)
+        self.device = next(models.dit.parameters()).device
+        self.guided = any(self._scale(chunk) != 1 for chunk in self.chunks)
+        self.anchors = {chunk.index: path for chunk in self.chunks if (path := self._anchor(chunk)) is not None}
+        for path in self.anchors.values():
+            read_image(path, self.geometry.width, self.geometry.height)  # a bad picture is refused before any work
+        self.prompts = self._embed()
+        self.cache = KVCache(settings.policy, models.dit.rope)
+
+    def clips(self, start: int, state: State, watch: Watch) -> Iterator[Clip]:
+        for memory in state.memories:
+            self.cache.append(memory)
+        decoder = self.models.autoencoder.decoder()
+        if state.decoder:
+            decoder.load(state.decoder)
+        settings = self.settings
+        assert settings.steps is not None and settings.shift is not None and settings.solver is not None
+        grid = sigma_grid(settings.steps, settings.shift)
+        indices = range(start, len(self.chunks))
+        for event in sample(Chunkwise(), settings.solver, grid, indices, self.begin, self.condition, self.commit):
+            if isinstance(event, Progress):
+                watch(event)
+                continue
+            chunk = self.chunks[event.chunk]
+            pixels = to_uint8(decoder.push(event.latents.to(self.device)))[: self._wanted(chunk)]
+            yield Clip(chunk, pixels, event.latents, self.cache.memories[chunk.index], decoder.state())
+
+    def begin(self, index: int) -> Start:
+        """Noise of the chunk, with its first latent frame given where the storyboard has a picture."""
+        chunk, g = self.chunks[index], self.geometry
+        seed = self.settings.seed if chunk.seed is None else chunk.seed
+        shape = (1, g.latent_channels, chunk.frames, g.latent_height, g.latent_width)
+        path = self.anchors.get(index)
+        clean = (
+            None
+            if path is None
+            else picture_latent(self.models.autoencoder, read_image(path, g.width, g.height), index > 0)
+        )
+        return Start.after(clean, base_noise(seed, index, shape, self.device))
+
+    def condition(self, chunks: tuple[int, ...]) -> Condition:
+        """The chunk's prompt (and the negative prompt) and the past that the policy recalls."""
+        (index,) = chunks
+        chunk = self.chunks[index]
+        positions = self._positions(chunk).to(self.device)
+        attend = Cached(self.models.dit.rope, self.cache.recall(index), positions)
+        rows = [index, len(self.chunks)] if self.guided else [index]
+        mask = self.prompts.mask[rows, None] if self.models.text_mask else None
+        text = TextContext(self.prompts.tokens[rows, None], (chunk.frames,), mask)
+        return Condition(
+            Guided(VelocityDenoiser(self.models.dit, self.models.fps_index), self._scale(chunk)), text, attend
+        )
+
+    def commit(self, index: int, recording: Recording) -> None:
+        """Remember a finished chunk."""
+        chunk = self.chunks[index]
+        keys, values = tuple(recording.keys), tuple(recording.values)
+        self.cache.append(ChunkMemory(index, chunk.frames, keys, values, self._positions(chunk).to(self.device)))
+
+    def _positions(self, chunk: Chunk) -> Tensor:
+        g = self.geometry
+        return grid_positions(chunk.frames, g.latent_height // g.patch[1], g.latent_width // g.patch[2])
+
+    def _embed(self) -> PromptEmbedding:
+        encoder = self.models.text_encoder()  # dropped on return: a large encoder is not kept beside the transformer
+        assert self.settings.negative_prompt is not None
+        made = encoder([*(chunk.prompt for chunk in self.chunks), self.settings.negative_prompt])
+        dtype = self.models.dit.dtype
+        return PromptEmbedding(made.tokens.to(self.device, dtype), made.mask.to(self.device), made.pooled)
+
+    def _scale(self, chunk: Chunk) -> float:
+        assert self.settings.guidance is not None
+        return self.settings.guidance if chunk.guidance is None else chunk.guidance
+
+    def _anchor(self, chunk: Chunk) -> Path | None:
+        return self.settings.image if chunk.index == 0 else chunk.image
+
+    def _wanted(self, chunk: Chunk) -> int:
+        """Pixel frames of the chunk that belong to the video: the last one may decode a few too many."""
+        before = self.geometry.pixel_frames(chunk.start) if chunk.start else 0
+        return max(0, min(self.geometry.pixel_frames(chunk.stop), self.frames) - before)
+
+
+def picture_latent(
+    autoencoder: Autoencoder, picture: UInt8[np.ndarray, "h w 3"], moving: bool
+) -> Float[Tensor, "1 c 1 h8 w8"]:
+    """A picture as one latent frame: the video's first (one pixel frame) or, if `moving`, four frames of stillness."""
+    stride = autoencoder.temporal_stride
+    frame = rearrange(torch.from_numpy(picture).float() / 127.5 - 1, "h w c -> 1 c 1 h w")
+    stream = autoencoder.encoder()
+    first = stream.push(frame)
+    return stream.push(repeat(frame, "b c 1 h w -> b c t h w", t=stride)) if moving else first
+
+
+def to_uint8(frames: Float[Tensor, "1 3 t h w"]) -> UInt8[np.ndarray, "t h w 3"]:
+    """Decoded frames in [-1, 1] to pixels."""
+    return rearrange((frames.float().clamp(-1, 1) + 1) * 127.5, "1 c t h w -> t h w c").round().byte().cpu().numpy()
+
+
+def pick_device(device: str) -> torch.device:
+    """ "auto" is CUDA where there is one, else the CPU; InputError for a device that is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"device {device!r} is unknown; use auto, cpu or cuda") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {device} was asked for and no CUDA GPU is visible; use --device cpu")
+    return place
+
+
+def pick_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the processor multiplies it natively, else float32."""
+    native = (
+        torch.cuda.is_bf16_supported()
+        if device.type == "cuda"
+        else torch.cpu.get_capabilities().get("avx512_bf16", False)
+    )
+    return torch.bfloat16 if native else torch.float32
