@@ -1,0 +1,90 @@
+"""Attention on a CPU: torch's fused kernel against the explicit one that blockvid uses for bfloat16.
+
+The shape is the storybook's training step: 4 videos, 4 heads of 64 channels, a chunk of 480 queries, 1500 keys. Kernels
+take turns within every round, so that a busy machine slows all of them; the fastest and the median round are shown.
+
+    .venv/bin/python benchmarks/attention.py
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from blockvid.attention.attend import attention
+
+BATCH, QUERIES, KEYS, HEADS, CHANNELS, ROUNDS = 4, 480, 1500, 4, 64, 30
+
+Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def fused(
+    q: Float[Tensor, "b s heads d"], k: Float[Tensor, "b z heads d"], v: Float[Tensor, "b z heads d"]
+) -> Float[Tensor, "b s heads d"]:
+    """scaled_dot_product_attention, which picks its own kernel."""
+    return F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
+
+
+def inputs(dtype: torch.dtype) -> list[Tensor]:
+    """q, k and v that want gradients."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(BATCH, tokens, HEADS, CHANNELS) for tokens in (QUERIES, KEYS, KEYS)]
+    return [torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in shapes]
+
+
+def milliseconds(kernel: Kernel, tensors: list[Tensor], backward: bool) -> float:
+    """One call, timed."""
+    began = time.perf_counter()
+    with torch.set_grad_enabled(backward):
+        out = kernel(*tensors)
+        if backward:
+            torch.autograd.grad(out.sum(), tensors)
+    return 1000 * (time.perf_counter() - began)
+
+
+def processor() -> str:
+    """Its name and the matrix instructions that decide this comparison."""
+    name = platform.processor() or platform.machine()
+    described = Path("/proc/cpuinfo")
+    if described.exists():
+        lines = described.read_text(encoding="utf-8").splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    has = [what for what in ("amx_bf16", "avx512_bf16") if torch.cpu.get_capabilities().get(what)]
+    return f"{name} with {' and '.join(has) or 'no bfloat16 instructions'}"
+
+
+def main() -> None:
+    """Print the table that benchmarks/attention.md keeps."""
+    rows: list[tuple[str, Kernel, list[Tensor]]] = [
+        ("fused, float32", fused, inputs(torch.float32)),
+        ("fused, bfloat16", fused, inputs(torch.bfloat16)),
+        ("blockvid, bfloat16", attention, inputs(torch.bfloat16)),
+    ]
+    times: dict[tuple[str, bool], list[float]] = {}
+    for turn in range(ROUNDS + 3):
+        for name, kernel, tensors in rows:
+            for backward in (False, True):
+                spent = milliseconds(kernel, tensors, backward)
+                if turn >= 3:  # the first rounds allocate
+                    times.setdefault((name, backward), []).append(spent)
+    print(
+        f"{datetime.now(UTC):%Y-%m-%d}, torch {torch.__version__}, {torch.get_num_threads()} threads, {processor()}\n"
+    )
+    print("| kernel | forward, ms: fastest | median | forward + backward, ms: fastest | median |")
+    print("|---|---|---|---|---|")
+    for name, _, _ in rows:
+        columns = [f(times[name, backward]) for backward in (False, True) for f in (min, statistics.median)]
+        print("|", " | ".join([name, *(f"{value:.1f}" for value in columns)]), "|")
+
+
+if __name__ == "__main__":
+    main()
