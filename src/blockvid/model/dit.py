@@ -1,7 +1,8 @@
 """BlockDiT: the diffusion transformer of Wan 2.1, with noise per latent frame and text per chunk.
 
 Parameter names and configuration keys are those of diffusers' `WanTransformer3DModel` and
-`SkyReelsV2Transformer3DModel`, so their folders load here strictly. What differs is the signature: what a token sees is an argument (`Attend`).
+`SkyReelsV2Transformer3DModel`, so their folders load here strictly. What differs is the signature: what a token sees
+is an argument (`Attend`).
 """
 
 from __future__ import annotations
@@ -175,7 +176,8 @@ class BlockDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
     _supports_gradient_checkpointing = True
     _skip_layerwise_casting_patterns = ("patch_embedding", "condition_embedder", "norm")
     _no_split_modules = ("Block",)
-    _keep_in_fp32_modules = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")
+    # A list, for diffusers wraps anything else in one and then keeps nothing.
+    _keep_in_fp32_modules = ["time_embedder", "scale_shift_table", "norm1", "norm2", "norm3"]  # noqa: RUF012
     _repeated_blocks = ("Block",)
 
     @register_to_config

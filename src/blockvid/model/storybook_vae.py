@@ -9,6 +9,8 @@ hundredth of its operations per pixel.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from blockvid.errors import InputError
+from blockvid.model.autoencoder import Carry, check_frames, check_latents
 
 UNSHUFFLE = 4  # spatial stride taken by rearranging pixels; the rest of the stride of 8 is one strided convolution
 
@@ -92,8 +95,8 @@ class StorybookVAE(ModelMixin, ConfigMixin):
 
     def encode(
         self, frames: Float[Tensor, "b 3 t h w"], past: Memory = None
-    ) -> tuple[Float[Tensor, "b c f h w"], Memory]:
-        """Normalised latents of a piece, and the memory for the next; without `past` it opens the video (1 + 4k frames)."""
+    ) -> tuple[Float[Tensor, "b c f y x"], Memory]:
+        """Latents of a piece, and the memory for the next; without `past` it opens the video (1 + 4k frames)."""
         extra = 1 if past is None else 0
         if (frames.shape[2] - extra) % 4 or frames.shape[2] == 0:
             rule = "1 + 4k frames open a video" if past is None else "later pieces have 4k frames"
@@ -109,7 +112,7 @@ class StorybookVAE(ModelMixin, ConfigMixin):
         return (z - self.latents_mean.view(-1, 1, 1, 1)) / self.latents_std.view(-1, 1, 1, 1), memory
 
     def decode(
-        self, latents: Float[Tensor, "b c f h w"], past: Memory = None
+        self, latents: Float[Tensor, "b c f y x"], past: Memory = None
     ) -> tuple[Float[Tensor, "b 3 t h w"], Memory]:
         """Frames of a piece, and the memory for the next; without `past` the first latent is one frame."""
         b, f = len(latents), latents.shape[2]
@@ -131,11 +134,95 @@ def _mix(blocks: nn.ModuleList, x: Tensor, past: Memory) -> tuple[Tensor, Memory
     return x, tuple(memory)
 
 
-def pack(memory: Memory) -> dict[str, Tensor]:
-    """A stream's memory by name, for a journal."""
-    return {} if memory is None else {str(i): kept for i, kept in enumerate(memory)}
+class StorybookAutoencoder:
+    """The `Autoencoder` of the storybook model, around a `StorybookVAE`; computes and returns in the VAE's precision.
+
+    Its streams work latent frame by latent frame, so memory does not grow and no split of a video differs from another
+    by a bit. On one core that costs as much time as eight latent frames at once (16 against 18 ms a frame in fp32).
+    """
+
+    temporal_stride = 4
+    spatial_stride = 2 * UNSHUFFLE
+
+    def __init__(self, vae: StorybookVAE) -> None:
+        self.vae = vae
+        self.channels: int = vae.config["latent_channels"]
+
+    def encoder(self) -> StorybookEncodeStream:
+        """A stream that has seen nothing."""
+        return StorybookEncodeStream(self)
+
+    def decoder(self) -> StorybookDecodeStream:
+        """A stream that has seen nothing."""
+        return StorybookDecodeStream(self)
 
 
-def unpack(named: Mapping[str, Tensor]) -> Memory:
-    """The inverse of `pack`."""
-    return tuple(named[str(i)] for i in range(len(named))) or None
+class StorybookEncodeStream:
+    """An `EncodeStream` of a `StorybookAutoencoder`."""
+
+    def __init__(self, autoencoder: StorybookAutoencoder) -> None:
+        self._autoencoder = autoencoder
+        self._carry = Carry(0, (), (None,) * len(autoencoder.vae.encoder))
+
+    @torch.no_grad()
+    def push(self, frames: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b z f y x"]:
+        """As `EncodeStream.push`. Raises InputError for a wrong shape, and then has seen nothing of it."""
+        carry, vae = self._carry, self._autoencoder.vae
+        check_frames(frames, self._autoencoder, carry.size)
+        t, stride = frames.shape[2], self._autoencoder.temporal_stride
+        lengths = [stride] * (t // stride) if carry.frames else [1] + [stride] * ((t - 1) // stride)
+        latents = []
+        for piece in frames.split(lengths, dim=2):
+            y, memory = vae.encode(piece.to(vae.device, vae.dtype), _past(carry))
+            carry = _after(carry, memory)
+            latents.append(y)
+        self._carry = replace(carry, size=(frames.shape[0], *frames.shape[3:]))
+        return torch.cat(latents, dim=2)
+
+    def state(self) -> dict[str, Tensor]:
+        """As `EncodeStream.state`."""
+        return self._carry.state()
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """As `EncodeStream.load`. Raises InputError for the state of another network."""
+        vae = self._autoencoder.vae
+        self._carry = Carry.of_state(state, len(vae.encoder), vae.device, vae.dtype)
+
+
+class StorybookDecodeStream:
+    """A `DecodeStream` of a `StorybookAutoencoder`."""
+
+    def __init__(self, autoencoder: StorybookAutoencoder) -> None:
+        self._autoencoder = autoencoder
+        self._carry = Carry(0, (), (None,) * len(autoencoder.vae.decoder))
+
+    @torch.no_grad()
+    def push(self, latents: Float[Tensor, "b z f y x"]) -> Float[Tensor, "b c t h w"]:
+        """As `DecodeStream.push`. Raises InputError for a wrong shape, and then has seen nothing of it."""
+        carry, vae = self._carry, self._autoencoder.vae
+        check_latents(latents, self._autoencoder, carry.size)
+        frames = []
+        for piece in latents.split(1, dim=2):
+            y, memory = vae.decode(piece.to(vae.device, vae.dtype), _past(carry))
+            carry = _after(carry, memory)
+            frames.append(y.clamp(-1, 1))
+        self._carry = replace(carry, size=(latents.shape[0], *latents.shape[3:]))
+        return torch.cat(frames, dim=2)
+
+    def state(self) -> dict[str, Tensor]:
+        """As `DecodeStream.state`."""
+        return self._carry.state()
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """As `DecodeStream.load`. Raises InputError for the state of another network."""
+        vae = self._autoencoder.vae
+        self._carry = Carry.of_state(state, len(vae.decoder), vae.device, vae.dtype)
+
+
+def _past(carry: Carry) -> Memory:
+    return cast("tuple[Tensor, ...]", carry.features) if carry.frames else None
+
+
+def _after(carry: Carry, memory: Memory) -> Carry:
+    """Contiguous, so that a stream continued from its saved state runs the very same kernels."""
+    return replace(carry, frames=carry.frames + 1, features=tuple(kept.contiguous() for kept in memory or ()))
