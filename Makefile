@@ -29,7 +29,7 @@ check: .venv/.check
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest tests/architecture
 
-# Each stamp also stands for the smaller installations that it contains.
+# Each stamp also stands for the smaller installations that it contains; pyright wants to see every extra.
 .venv/.setup: $(PINS) | $(BIN)/python
 	$(INSTALL) '.[storybook]'
 	@touch $@
@@ -39,7 +39,7 @@ check: .venv/.check
 	@touch .venv/.setup $@
 
 .venv/.check: $(PINS) | $(BIN)/python
-	$(INSTALL) '.[storybook,test,dev]'
+	$(INSTALL) '.[storybook,wan,test,dev]'
 	@touch .venv/.setup .venv/.test $@
 
 $(BIN)/python:
