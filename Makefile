@@ -5,7 +5,7 @@
 
 PYTHON ?=
 BIN := .venv/bin
-PINS := pyproject.toml constraints.txt
+PINS := Makefile pyproject.toml constraints.txt
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
