@@ -7,7 +7,7 @@ parity tests pass `Full` or `Masked`: one forward serves all of them.
 from __future__ import annotations
 
 from itertools import accumulate
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from blockvid.attention.cache import Context
 from blockvid.attention.rope import Rope
 
 
+@runtime_checkable
 class Attend(Protocol):
     """Self-attention of one layer."""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from blockvid.errors import InputError
 
 
+@runtime_checkable
 class Policy(Protocol):
     """Chooses the past chunks that chunk `chunk` attends to."""
 

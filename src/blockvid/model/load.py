@@ -1,0 +1,294 @@
+"""Model folders and hub ids to a bundle of networks, sizes and the settings their authors recommend.
+
+Three kinds of folder are read: our own (with a `blockvid.json`: the embedded model and training's exports),
+and diffusers' folders of Wan 2.1 text-to-video and of SkyReels-V2 diffusion forcing.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from blockvid.errors import InputError
+from blockvid.geometry import Geometry
+from blockvid.model.autoencoder import Autoencoder, WanAutoencoder
+from blockvid.model.dit import BlockDiT
+from blockvid.model.text import MiniLMText, TextEncoder, UMT5Text
+from blockvid.model.weights import TRANSFORMERS_STEM, fingerprint, load_strictly, read_json, weight_files
+
+CARD = "blockvid.json"
+STORYBOOK = Path(__file__).parent.parent / "storybook" / "weights"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_FILES = ["*.json", "transformer/*.safetensors", "vae/*.safetensors", "text_encoder/*.safetensors", "tokenizer/*"]
+TRANSFORMERS = ("BlockDiT", "WanTransformer3DModel", "SkyReelsV2Transformer3DModel")
+PIPELINES = {"WanPipeline": "wan", "SkyReelsV2DiffusionForcingPipeline": "skyreels"}
+
+Text = Literal["minilm", "umt5"]
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a checkpoint's authors recommend for sampling. Raises InputError for a value that cannot be sampled with."""
+
+    steps: int
+    guidance: float
+    shift: float
+    negative_prompt: str
+    solver: Literal["unipc", "euler"] = "unipc"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise InputError(f"{self.steps} steps make no video; use 1 or more")
+        if not 0 < self.shift < float("inf"):
+            raise InputError(f"a shift of {self.shift} is not a finite number above 0; use 1 for none")
+        if not 0 <= self.guidance < float("inf"):
+            raise InputError(f"a guidance of {self.guidance} is not a finite number of at least 0; use 1 for none")
+
+
+class Sizes(BaseModel):
+    """The part of a `Geometry` that is a choice; its strides are the networks'."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    width: int
+    height: int
+    fps: float
+    chunk_frames: int
+
+
+class Card(BaseModel):
+    """What `blockvid.json` says beyond the networks' own config files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    geometry: Sizes
+    defaults: Defaults
+    text: Text
+
+
+NEGATIVE = "blurry, washed out, overexposed, distorted anatomy, extra fingers, subtitles, watermark, static frame"
+
+WAN = Card(
+    geometry=Sizes(width=832, height=480, fps=16.0, chunk_frames=20),
+    defaults=Defaults(steps=50, guidance=6.0, shift=8.0, negative_prompt=NEGATIVE),
+    text="umt5",
+)
+SKYREELS = Card(
+    geometry=Sizes(width=832, height=480, fps=24.0, chunk_frames=24),
+    defaults=Defaults(steps=30, guidance=6.0, shift=8.0, negative_prompt=NEGATIVE),
+    text="umt5",
+)
+
+
+@dataclass(frozen=True)
+class Models:
+    """Everything that makes a video, except the text encoder, which is made on demand and may be freed again.
+
+    `fps_index` is what SkyReels-V2 embeds (0 for 16 fps, 1 otherwise), None for other models. `fingerprint` is a sha256
+    over the transformer's and the autoencoder's weights and configs; the text encoder is not part of it.
+    """
+
+    name: str
+    folder: Path
+    dit: BlockDiT
+    autoencoder: Autoencoder
+    geometry: Geometry
+    defaults: Defaults
+    text: Text
+    fps_index: int | None
+    fingerprint: str
+
+    @property
+    def text_mask(self) -> bool:
+        """Whether cross-attention is told which slots are padding; Wan attends to all 512, zeros included."""
+        return self.text == "minilm"
+
+    def text_encoder(self) -> TextEncoder:
+        """A fresh text encoder on the transformer's device. Raises InputError if its files are absent or do not fit."""
+        device = self.dit.device
+        if self.text == "minilm":
+            encoder: TextEncoder = MiniLMText(device=device)
+        else:
+            weight_files(self.folder / "text_encoder", TRANSFORMERS_STEM)
+            encoder = UMT5Text.from_folder(self.folder, device)
+        width = self.dit.config["text_dim"]
+        if encoder.dim != width:
+            raise InputError(
+                f"{self.text} gives {encoder.dim} channels a token, but the transformer of {self.name} reads {width}; "
+                f"correct text in {self.folder / CARD} or the transformer's config.json"
+            )
+        return encoder
+
+
+def load_models(
+    name_or_folder: str,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    width: int | None = None,
+    height: int | None = None,
+    fps: float | None = None,
+    chunk_frames: int | None = None,
+) -> Models:
+    """The models of "storybook", of a folder, or of a hub id "owner/name" (the local cache first).
+
+    `dtype` is the transformer's, whatever the files hold; the autoencoder is in float32, since bfloat16 costs visible
+    detail. Sizes that are None are the checkpoint's. Raises InputError for anything that cannot be read or is no
+    text-to-video model of the Wan family.
+    """
+    folder = find(name_or_folder)
+    card = read_card(folder)
+    dit, dit_files = _transformer(folder / "transformer", device, dtype)
+    autoencoder, vae_files = _autoencoder(folder, device)
+    _check_channels(folder, dit, autoencoder)
+    sizes = card.geometry
+    geometry = Geometry(
+        width=sizes.width if width is None else width,
+        height=sizes.height if height is None else height,
+        fps=sizes.fps if fps is None else fps,
+        chunk_frames=sizes.chunk_frames if chunk_frames is None else chunk_frames,
+        temporal_stride=autoencoder.temporal_stride,
+        spatial_stride=autoencoder.spatial_stride,
+        patch=tuple(dit.config["patch_size"]),
+        latent_channels=autoencoder.channels,
+    )
+    return Models(
+        name=name_or_folder,
+        folder=folder,
+        dit=dit,
+        autoencoder=autoencoder,
+        geometry=geometry,
+        defaults=card.defaults,
+        text=card.text,
+        fps_index=(0 if geometry.fps == 16 else 1) if dit.config["inject_sample_info"] else None,
+        fingerprint=fingerprint(folder, (*dit_files, *vae_files)),
+    )
+
+
+def save_blockvid_json(folder: Path, geometry: Geometry, defaults: Defaults, text: Text) -> None:
+    """Makes a folder with `transformer` and `vae` readable by `load_models`; umt5 needs its own folders there too."""
+    sizes = Sizes(
+        width=geometry.width, height=geometry.height, fps=float(geometry.fps), chunk_frames=geometry.chunk_frames
+    )
+    card = Card(geometry=sizes, defaults=defaults, text=text)
+    (folder / CARD).write_text(json.dumps(card.model_dump(), indent=2) + "\n", encoding="utf-8")
+
+
+def find(name_or_folder: str) -> Path:
+    """The folder that a model's name means; downloads it if it is a hub id that the local cache lacks."""
+    if name_or_folder == "storybook":
+        if not STORYBOOK.is_dir():
+            raise InputError(
+                f"{STORYBOOK} is missing: this installation carries no storybook weights; reinstall blockvid, "
+                "or name the folder that `blockvid train storybook_base` wrote"
+            )
+        return STORYBOOK
+    folder = Path(name_or_folder)
+    if folder.is_dir():
+        return folder
+    if HUB_ID.fullmatch(name_or_folder):
+        return _snapshot(name_or_folder)
+    raise InputError(
+        f"{name_or_folder!r} is no model; use storybook, a model folder, or a hub id such as "
+        "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+    )
+
+
+def _snapshot(repository: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=HUB_FILES, local_files_only=True))
+    except LocalEntryNotFoundError:
+        pass  # absent or incomplete: download what is missing
+    try:
+        return Path(snapshot_download(repository, allow_patterns=HUB_FILES))
+    except (HTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"{repository} is neither a folder nor in the local cache, and the hub did not give it ({reason}); "
+            "check the name and the network, or name a downloaded folder"
+        ) from None
+
+
+def read_card(folder: Path) -> Card:
+    """The sizes and settings of a model folder: its own `blockvid.json`, or those known for diffusers' pipelines."""
+    if (folder / CARD).is_file():
+        try:
+            return Card.model_validate_json(json.dumps(read_json(folder / CARD)))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise InputError(f"{folder / CARD}: {where} {first['input']!r:.80}: {first['msg']}; correct it") from None
+    if not (folder / "model_index.json").is_file():
+        raise InputError(
+            f"{folder} has neither {CARD} nor model_index.json; name a folder that blockvid exported or one in "
+            "diffusers' form (on the hub its name ends in -Diffusers)"
+        )
+    index = read_json(folder / "model_index.json")
+    family = PIPELINES.get(str(index.get("_class_name")))
+    if family is None:
+        raise InputError(
+            f"{folder} is a {index.get('_class_name')}, and only {' and '.join(PIPELINES)} can be generated chunk by "
+            "chunk; use Wan-AI/Wan2.1-T2V-1.3B-Diffusers or Skywork/SkyReels-V2-DF-1.3B-540P-Diffusers"
+        )
+    if any(index.get("transformer_2") or ()):
+        raise InputError(f"{folder} has two transformers (Wan 2.2 A14B), and one is run here; use Wan 2.1")
+    return WAN if family == "wan" else SKYREELS
+
+
+def _transformer(folder: Path, device: str | torch.device, dtype: torch.dtype) -> tuple[BlockDiT, tuple[Path, ...]]:
+    path = folder / "config.json"
+    config = read_json(path)
+    kind = config.get("_class_name")
+    if kind not in TRANSFORMERS:
+        raise InputError(f"{path} describes a {kind}, not one of {', '.join(TRANSFORMERS)}; use a Wan 2.1 model")
+    known = [name for name in inspect.signature(BlockDiT.__init__).parameters if name != "self"]
+    unknown = sorted(name for name in config if not name.startswith("_") and name not in known)
+    if unknown:
+        raise InputError(f"{path} sets {unknown[0]}, which no text-to-video Wan model has; use a Wan 2.1 model")
+    chosen: dict[str, Any] = {name: config[name] for name in known if name in config}
+    files = weight_files(folder)
+    try:
+        dit = load_strictly(lambda: BlockDiT(**chosen), files, device, dtype)
+    except (TypeError, ZeroDivisionError) as error:
+        raise InputError(f"{path} does not describe a transformer ({error}); download it again") from None
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is refused: {error}; use Wan2.1-T2V or SkyReels-V2-DF") from None
+    return dit, (path, *files)
+
+
+def _autoencoder(folder: Path, device: str | torch.device) -> tuple[Autoencoder, tuple[Path, ...]]:
+    path = folder / "vae" / "config.json"
+    config = read_json(path)
+    files = weight_files(folder / "vae")
+    if config.get("_class_name") == "AutoencoderKLWan":
+        return WanAutoencoder.from_folder(folder, device), (path, *files)
+    if config.get("_class_name") != "StorybookVAE":
+        raise InputError(f"{path} describes a {config.get('_class_name')}; use AutoencoderKLWan or StorybookVAE")
+    from blockvid.model.storybook_vae import StorybookAutoencoder, StorybookVAE
+
+    sizes = {name: value for name, value in config.items() if not name.startswith("_")}
+    try:
+        vae = load_strictly(lambda: StorybookVAE(**sizes), files, device, torch.float32)
+    except TypeError as error:
+        raise InputError(f"{path} does not describe a StorybookVAE ({error}); export it again") from None
+    return StorybookAutoencoder(vae), (path, *files)
+
+
+def _check_channels(folder: Path, dit: BlockDiT, autoencoder: Autoencoder) -> None:
+    given = dit.config["in_channels"], dit.config["out_channels"]
+    if given != (autoencoder.channels, autoencoder.channels):
+        raise InputError(
+            f"the transformer in {folder} reads {given[0]} channels and writes {given[1]}, but its autoencoder has "
+            f"{autoencoder.channels}; use a text-to-video model (image-to-video ones read extra channels)"
+        )
