@@ -8,6 +8,7 @@ is an argument (`Attend`).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -183,7 +184,7 @@ class BlockDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
     @register_to_config
     def __init__(
         self,
-        patch_size: tuple[int, int, int] = (1, 2, 2),
+        patch_size: Sequence[int] = (1, 2, 2),  # a list, when it comes from a config.json
         num_attention_heads: int = 12,
         attention_head_dim: int = 128,
         in_channels: int = 16,

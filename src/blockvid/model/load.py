@@ -211,11 +211,14 @@ def _snapshot(repository: str) -> Path:
     try:
         return Path(snapshot_download(repository, allow_patterns=HUB_FILES))
     except (HTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"{repository} is neither a folder nor in the local cache, and the hub did not give it ({reason}); "
+            f"{repository} is neither a folder nor in the local cache, and the hub did not give it ({_line(error)}); "
             "check the name and the network, or name a downloaded folder"
         ) from None
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def read_card(folder: Path) -> Card:
@@ -259,7 +262,7 @@ def _transformer(folder: Path, device: str | torch.device, dtype: torch.dtype) -
     try:
         dit = load_strictly(lambda: BlockDiT(**chosen), files, device, dtype)
     except (TypeError, ZeroDivisionError) as error:
-        raise InputError(f"{path} does not describe a transformer ({error}); download it again") from None
+        raise InputError(f"{path} does not describe a transformer ({_line(error)}); download it again") from None
     except ValueError as error:
         if isinstance(error, InputError):
             raise
@@ -281,7 +284,7 @@ def _autoencoder(folder: Path, device: str | torch.device) -> tuple[Autoencoder,
     try:
         vae = load_strictly(lambda: StorybookVAE(**sizes), files, device, torch.float32)
     except TypeError as error:
-        raise InputError(f"{path} does not describe a StorybookVAE ({error}); export it again") from None
+        raise InputError(f"{path} does not describe a StorybookVAE ({_line(error)}); export it again") from None
     return StorybookAutoencoder(vae), (path, *files)
 
 

@@ -1,0 +1,15 @@
+"""While the tests run, every signature that takes tensors is checked: types by beartype, shapes by jaxtyping.
+
+Geometry, storyboards, videos and journals are left out: they refuse wrong types themselves, and are tested for it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+sys.path.insert(0, str(Path(__file__).parent))  # the hook imports the checker by name
+PACKAGES = ("attention", "model", "flow", "sampling", "training", "storybook.corpus")
+install_import_hook([f"blockvid.{name}" for name in PACKAGES], "signatures.checked")
