@@ -216,7 +216,9 @@ class BlockDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
             )
         dim = num_attention_heads * attention_head_dim
         self.rope = Rope(attention_head_dim)
-        self.patch_embedding = nn.Conv3d(in_channels, dim, kernel_size=tuple(patch_size), stride=tuple(patch_size))
+        self.patch_embedding = nn.Conv3d(
+            in_channels, dim, kernel_size=(1, *patch_size[1:]), stride=(1, *patch_size[1:])
+        )
         self.condition_embedder = Conditions(dim, freq_dim, text_dim)
         self.blocks = nn.ModuleList(
             Block(dim, ffn_dim, num_attention_heads, cross_attn_norm, eps) for _ in range(num_layers)
@@ -247,7 +249,7 @@ class BlockDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
         text = TextContext(self.condition_embedder.text_embedder(text.tokens), text.frames, text.mask)
         for layer, block in enumerate(self.blocks):
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = self._gradient_checkpointing_func(block, x, e0, text, layer, attend)
+                x = self._gradient_checkpointing_func(block, x, e0, text, layer, attend)  # pyright: ignore[reportOptionalCall]
             else:
                 x = block(x, e0, text, layer, attend)
         shift, scale = (self.scale_shift_table.float() + e.float()[:, :, None]).split(1, dim=2)
@@ -268,4 +270,4 @@ class BlockDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
         nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1), generator=generator)
         nn.init.zeros_(self.proj_out.weight)
         if self.config["inject_sample_info"]:
-            nn.init.zeros_(self.fps_projection.net[2].weight)
+            nn.init.zeros_(self.fps_projection.net.get_parameter("2.weight"))

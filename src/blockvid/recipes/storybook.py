@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from blockvid.errors import InputError
 from blockvid.geometry import Geometry
 from blockvid.model.dit import BlockDiT, TextContext
+from blockvid.model.load import Defaults, save_blockvid_json
 from blockvid.model.storybook_vae import StorybookVAE
 from blockvid.model.text import MiniLMText
 from blockvid.storybook.corpus import TAKE_SECONDS, EncodedTakes, Shards, Snippets, build, to_unit
@@ -22,6 +23,7 @@ from blockvid.training.objectives import DiffusionForcing, Reconstruction
 from blockvid.training.trainer import Optimisation, Trainer
 
 GEOMETRY = Geometry(width=160, height=96, fps=8, chunk_frames=8)
+DEFAULTS = Defaults(steps=20, guidance=3.0, shift=3.0, negative_prompt="", solver="unipc")
 SUBJECT_WEIGHT = 2.0  # extra loss weight where the subject is: the smallest part of the picture and the one looked at
 
 
@@ -112,6 +114,7 @@ class BaseRun:
         def export(_step: int, average: nn.Module) -> None:
             assert isinstance(average, BlockDiT)
             average.save_pretrained(out / "transformer")
+            save_blockvid_json(out, self.geometry, DEFAULTS, "minilm")
 
         trainer = Trainer(model, loss, self.optimisation, out / "base", matrices=hidden_matrix)
         trainer.run(save_every=200, on_save=export, stop=stop)
