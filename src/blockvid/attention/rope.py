@@ -54,7 +54,7 @@ class Rope:
     def rotate(
         self, x: Float[Tensor, "b s heads d"], phases: tuple[Float[Tensor, "s pairs"], Float[Tensor, "s pairs"]]
     ) -> Float[Tensor, "b s heads d"]:
-        """Rotate the channel pairs (0, 1), (2, 3), ... of every token by its phase."""
+        """Multiply the channel pairs (0, 1), (2, 3), ... of every token, as complex numbers, by their phase."""
         cos, sin = (phase[:, None, :] for phase in phases)
-        even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-        return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).type_as(x)
+        pairs = torch.view_as_complex(x.float().contiguous().unflatten(-1, (-1, 2)))
+        return torch.view_as_real(pairs * torch.complex(cos, sin)).flatten(-2).type_as(x)
