@@ -41,7 +41,8 @@ class _Explicit(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        probabilities = torch.bmm(q * q.shape[-1] ** -0.5, k.transpose(1, 2)).softmax(-1)
+        scores = torch.bmm(q * q.shape[-1] ** -0.5, k.transpose(1, 2))
+        probabilities = torch.softmax(scores, -1, out=scores)  # in place: fresh pages would cost more than the softmax
         ctx.save_for_backward(q, k, v, probabilities)
         return torch.bmm(probabilities, v)
 
