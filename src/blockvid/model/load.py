@@ -11,22 +11,34 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import nn
 
 from blockvid.errors import InputError
 from blockvid.geometry import Geometry
 from blockvid.model.autoencoder import Autoencoder, WanAutoencoder
 from blockvid.model.dit import BlockDiT
 from blockvid.model.text import MiniLMText, TextEncoder, UMT5Text
-from blockvid.model.weights import TRANSFORMERS_STEM, fingerprint, load_strictly, read_json, weight_files
+from blockvid.model.weights import (
+    TRANSFORMERS_STEM,
+    fingerprint,
+    in_precision,
+    load_strictly,
+    read_json,
+    weight_files,
+)
+
+if TYPE_CHECKING:
+    from blockvid.model.storybook_vae import StorybookVAE
 
 CARD = "blockvid.json"
 STORYBOOK = Path(__file__).parent.parent / "storybook" / "weights"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 HUB_FILES = ["*.json", "transformer/*.safetensors", "vae/*.safetensors", "text_encoder/*.safetensors", "tokenizer/*"]
+HUB_CONFIGS = ["*.json"]
 TRANSFORMERS = ("BlockDiT", "WanTransformer3DModel", "SkyReelsV2Transformer3DModel")
 PIPELINES = {"WanPipeline": "wan", "SkyReelsV2DiffusionForcingPipeline": "skyreels"}
 
@@ -143,10 +155,46 @@ def load_models(
     text-to-video model of the Wan family.
     """
     folder = find(name_or_folder)
-    card = read_card(folder)
+    read_card(folder)  # another pipeline's folder is refused for what it is, not for a file that it lacks
     dit, dit_files = _transformer(folder / "transformer", device, dtype)
     autoencoder, vae_files = _autoencoder(folder, device)
+    digest = fingerprint(folder, (*dit_files, *vae_files))
+    return _models(name_or_folder, folder, dit, autoencoder, width, height, fps, chunk_frames, digest)
+
+
+def describe_models(
+    name_or_folder: str,
+    dtype: torch.dtype = torch.float32,
+    width: int | None = None,
+    height: int | None = None,
+    fps: float | None = None,
+    chunk_frames: int | None = None,
+) -> Models:
+    """What `load_models` would load, from the config files alone: networks of shapes, on the meta device.
+
+    No weight file is read or need exist, and of a hub id only the configs are downloaded; the fingerprint, which is of
+    weights, is empty. Raises InputError as `load_models` does.
+    """
+    folder = find(name_or_folder, HUB_CONFIGS)
+    read_card(folder)
+    dit = in_precision(_transformer_network(folder / "transformer"), dtype)
+    autoencoder = _autoencoder_of_shapes(folder / "vae")
+    return _models(name_or_folder, folder, dit, autoencoder, width, height, fps, chunk_frames, "")
+
+
+def _models(
+    name: str,
+    folder: Path,
+    dit: BlockDiT,
+    autoencoder: Autoencoder,
+    width: int | None,
+    height: int | None,
+    fps: float | None,
+    chunk_frames: int | None,
+    digest: str,
+) -> Models:
     _check_channels(folder, dit, autoencoder)
+    card = read_card(folder)
     sizes = card.geometry
     geometry = Geometry(
         width=sizes.width if width is None else width,
@@ -159,7 +207,7 @@ def load_models(
         latent_channels=autoencoder.channels,
     )
     return Models(
-        name=name_or_folder,
+        name=name,
         folder=folder,
         dit=dit,
         autoencoder=autoencoder,
@@ -167,7 +215,7 @@ def load_models(
         defaults=card.defaults,
         text=card.text,
         fps_index=(0 if geometry.fps == 16 else 1) if dit.config["inject_sample_info"] else None,
-        fingerprint=fingerprint(folder, (*dit_files, *vae_files)),
+        fingerprint=digest,
     )
 
 
@@ -180,8 +228,8 @@ def save_blockvid_json(folder: Path, geometry: Geometry, defaults: Defaults, tex
     (folder / CARD).write_text(json.dumps(card.model_dump(), indent=2) + "\n", encoding="utf-8")
 
 
-def find(name_or_folder: str) -> Path:
-    """The folder that a model's name means; downloads it if it is a hub id that the local cache lacks."""
+def find(name_or_folder: str, files: list[str] = HUB_FILES) -> Path:
+    """The folder that a model's name means; downloads `files` of it if it is a hub id that the local cache lacks."""
     if name_or_folder == "storybook":
         if not STORYBOOK.is_dir():
             raise InputError(
@@ -193,23 +241,23 @@ def find(name_or_folder: str) -> Path:
     if folder.is_dir():
         return folder
     if HUB_ID.fullmatch(name_or_folder):
-        return _snapshot(name_or_folder)
+        return _snapshot(name_or_folder, files)
     raise InputError(
         f"{name_or_folder!r} is no model; use storybook, a model folder, or a hub id such as "
         "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
     )
 
 
-def _snapshot(repository: str) -> Path:
+def _snapshot(repository: str, files: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repository, allow_patterns=HUB_FILES, local_files_only=True))
+        return Path(snapshot_download(repository, allow_patterns=files, local_files_only=True))
     except LocalEntryNotFoundError:
         pass  # absent or incomplete: download what is missing
     try:
-        return Path(snapshot_download(repository, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(repository, allow_patterns=files))
     except (HTTPError, OSError, ValueError) as error:
         raise InputError(
             f"{repository} is neither a folder nor in the local cache, and the hub did not give it ({_line(error)}); "
@@ -248,6 +296,12 @@ def read_card(folder: Path) -> Card:
 
 
 def _transformer(folder: Path, device: str | torch.device, dtype: torch.dtype) -> tuple[BlockDiT, tuple[Path, ...]]:
+    network, files = _transformer_network(folder), weight_files(folder)
+    return load_strictly(lambda: network, files, device, dtype), (folder / "config.json", *files)
+
+
+def _transformer_network(folder: Path) -> BlockDiT:
+    """The transformer without its weights, on the meta device."""
     path = folder / "config.json"
     config = read_json(path)
     kind = config.get("_class_name")
@@ -258,34 +312,55 @@ def _transformer(folder: Path, device: str | torch.device, dtype: torch.dtype) -
     if unknown:
         raise InputError(f"{path} sets {unknown[0]}, which no text-to-video Wan model has; use a Wan 2.1 model")
     chosen: dict[str, Any] = {name: config[name] for name in known if name in config}
-    files = weight_files(folder)
     try:
-        dit = load_strictly(lambda: BlockDiT(**chosen), files, device, dtype)
+        with torch.device("meta"):
+            return BlockDiT(**chosen)
     except (TypeError, ZeroDivisionError) as error:
         raise InputError(f"{path} does not describe a transformer ({_line(error)}); download it again") from None
     except ValueError as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{path} is refused: {error}; use Wan2.1-T2V or SkyReels-V2-DF") from None
-    return dit, (path, *files)
 
 
 def _autoencoder(folder: Path, device: str | torch.device) -> tuple[Autoencoder, tuple[Path, ...]]:
     path = folder / "vae" / "config.json"
-    config = read_json(path)
+    kind = _autoencoder_kind(path)
     files = weight_files(folder / "vae")
-    if config.get("_class_name") == "AutoencoderKLWan":
+    if kind == "AutoencoderKLWan":
         return WanAutoencoder.from_folder(folder, device), (path, *files)
-    if config.get("_class_name") != "StorybookVAE":
-        raise InputError(f"{path} describes a {config.get('_class_name')}; use AutoencoderKLWan or StorybookVAE")
-    from blockvid.model.storybook_vae import StorybookAutoencoder, StorybookVAE
+    from blockvid.model.storybook_vae import StorybookAutoencoder
 
-    sizes = {name: value for name, value in config.items() if not name.startswith("_")}
+    vae = load_strictly(lambda: _storybook_network(path), files, device, torch.float32)
+    return StorybookAutoencoder(vae), (path, *files)
+
+
+def _autoencoder_of_shapes(folder: Path) -> Autoencoder:
+    path = folder / "config.json"
+    if _autoencoder_kind(path) == "AutoencoderKLWan":
+        from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+
+        with torch.device("meta"):
+            network = AutoencoderKLWan.from_config(read_json(path))
+        return WanAutoencoder(cast(nn.Module, network))
+    from blockvid.model.storybook_vae import StorybookAutoencoder
+
+    with torch.device("meta"):
+        return StorybookAutoencoder(_storybook_network(path))
+
+
+def _autoencoder_kind(path: Path) -> str:
+    kind = read_json(path).get("_class_name")
+    if kind not in ("AutoencoderKLWan", "StorybookVAE"):
+        raise InputError(f"{path} describes a {kind}; use AutoencoderKLWan or StorybookVAE")
+    return kind
+
+
+def _storybook_network(path: Path) -> StorybookVAE:
+    from blockvid.model.storybook_vae import StorybookVAE
+
     try:
-        vae = load_strictly(lambda: StorybookVAE(**sizes), files, device, torch.float32)
+        return StorybookVAE(**{name: value for name, value in read_json(path).items() if not name.startswith("_")})
     except TypeError as error:
         raise InputError(f"{path} does not describe a StorybookVAE ({_line(error)}); export it again") from None
-    return StorybookAutoencoder(vae), (path, *files)
 
 
 def _check_channels(folder: Path, dit: BlockDiT, autoencoder: Autoencoder) -> None:

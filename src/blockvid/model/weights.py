@@ -67,7 +67,6 @@ def load_strictly(
     with torch.device("meta"):
         network = build()
     expected = network.state_dict()
-    fp32 = set(getattr(network, "_keep_in_fp32_modules", None) or ())
     weights: dict[str, Tensor] = {}
     for path in files:
         names = _names(path)
@@ -85,13 +84,24 @@ def load_strictly(
                         f"{name} in {path} is {tuple(weight.shape)} where its config.json makes "
                         f"{tuple(expected[name].shape)}; use the config.json that belongs to it"
                     )
-                kept = not fp32.isdisjoint(name.split("."))
-                weights[name] = weight.to(device, torch.float32 if kept else dtype)
+                weights[name] = weight.to(device, _precision(network, name, dtype))
     missing = sorted(set(expected) - set(weights))
     if missing:
         raise InputError(f"{files[0].parent} lacks {len(missing)} weights, such as {missing[0]}; download it again")
     network.load_state_dict(weights, strict=True, assign=True)
     return network.eval().requires_grad_(False)
+
+
+def in_precision(network: Network, dtype: torch.dtype) -> Network:
+    """`network`, of any device, with its weights in the types that `load_strictly` would give them."""
+    weights = {name: weight.to(_precision(network, name, dtype)) for name, weight in network.state_dict().items()}
+    network.load_state_dict(weights, strict=True, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def _precision(network: nn.Module, name: str, dtype: torch.dtype) -> torch.dtype:
+    fp32 = set(getattr(network, "_keep_in_fp32_modules", None) or ())
+    return dtype if fp32.isdisjoint(name.split(".")) else torch.float32
 
 
 def fingerprint(folder: Path, files: Sequence[Path]) -> str:
