@@ -19,6 +19,7 @@ from blockvid.attention.policies import KeyValuePolicy, Window
 from blockvid.attention.rope import grid_positions
 from blockvid.errors import InputError
 from blockvid.flow import sigma_grid
+from blockvid.geometry import Geometry
 from blockvid.model.dit import TextContext
 from blockvid.model.load import Models, load_models
 from blockvid.model.text import PromptEmbedding
@@ -59,14 +60,19 @@ class Settings:
             guidance=defaults.guidance if self.guidance is None else self.guidance,
             shift=defaults.shift if self.shift is None else self.shift,
             solver=self.solver or SOLVERS[defaults.solver],
-            negative_prompt=self.negative_prompt or storyboard.negative_prompt or defaults.negative_prompt,
+            negative_prompt=(storyboard.negative_prompt or defaults.negative_prompt)
+            if self.negative_prompt is None
+            else self.negative_prompt,
             image=self.image or storyboard.image or storyboard.shots[0].image,
         )
         assert made.guidance is not None and made.steps is not None and made.shift is not None
-        if not 0 <= made.guidance <= 100:
-            raise InputError(
-                f"guidance {made.guidance} is outside 0 to 100; use 1 for none, about 3 to 8 to follow prompts"
-            )
+        for scale in (made.guidance, *(shot.guidance for shot in storyboard.shots if shot.guidance is not None)):
+            if not 0 <= scale <= 100:
+                raise InputError(
+                    f"guidance {scale} is outside 0 to 100; use 1 for none, about 3 to 8 to follow prompts"
+                )
+        if not 0 <= made.seed < 2**63:
+            raise InputError(f"seed {made.seed} is outside 0 to 2^63 - 1, as in a storyboard; use a number such as 0")
         if made.steps > 1000:
             raise InputError(f"{made.steps} steps are more than the 1000 levels a model tells apart; use 10 to 50")
         sigma_grid(made.steps, made.shift)
@@ -166,6 +172,8 @@ class _Take:
             read_image(path, self.geometry.width, self.geometry.height)  # a bad picture is refused before any work
         self.prompts = self._embed()
         self.cache = KVCache(settings.policy, models.dit.rope)
+        self.memory: ChunkMemory | None = None
+        """Of the last finished chunk."""
 
     def clips(self, start: int, state: State, watch: Watch) -> Iterator[Clip]:
         for memory in state.memories:
@@ -183,7 +191,8 @@ class _Take:
                 continue
             chunk = self.chunks[event.chunk]
             pixels = to_uint8(decoder.push(event.latents.to(self.device)))[: self._wanted(chunk)]
-            yield Clip(chunk, pixels, event.latents, self.cache.memories[chunk.index], decoder.state())
+            assert self.memory is not None
+            yield Clip(chunk, pixels, event.latents, self.memory, decoder.state())
 
     def begin(self, index: int) -> Start:
         """Noise of the chunk, with its first latent frame given where the storyboard has a picture."""
@@ -215,7 +224,8 @@ class _Take:
         """Remember a finished chunk."""
         chunk = self.chunks[index]
         keys, values = tuple(recording.keys), tuple(recording.values)
-        self.cache.append(ChunkMemory(index, chunk.frames, keys, values, self._positions(chunk).to(self.device)))
+        self.memory = ChunkMemory(index, chunk.frames, keys, values, self._positions(chunk).to(self.device))
+        self.cache.append(self.memory)  # which, with a window of 0, keeps nothing
 
     def _positions(self, chunk: Chunk) -> Tensor:
         g = self.geometry
@@ -237,8 +247,13 @@ class _Take:
 
     def _wanted(self, chunk: Chunk) -> int:
         """Pixel frames of the chunk that belong to the video: the last one may decode a few too many."""
-        before = self.geometry.pixel_frames(chunk.start) if chunk.start else 0
-        return max(0, min(self.geometry.pixel_frames(chunk.stop), self.frames) - before)
+        return len(pixel_span(chunk, self.geometry, self.frames))
+
+
+def pixel_span(chunk: Chunk, geometry: Geometry, frames: int) -> range:
+    """The chunk's pixel frames in a video of `frames`."""
+    first = geometry.pixel_frames(chunk.start) if chunk.start else 0
+    return range(first, min(geometry.pixel_frames(chunk.stop), frames))
 
 
 def picture_latent(
@@ -263,10 +278,14 @@ def pick_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         place = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"device {device!r} is unknown; use auto, cpu or cuda") from error
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {device} was asked for and no CUDA GPU is visible; use --device cpu")
+    except RuntimeError:
+        place = torch.device("meta")
+    if place.type not in ("cpu", "cuda"):
+        raise InputError(f"device {device!r} is none that blockvid computes on; use auto, cpu or cuda")
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device {device} was asked for and {torch.cuda.device_count()} CUDA GPUs are visible; use --device cpu"
+        )
     return place
 
 
