@@ -11,16 +11,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from blockvid.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
+
     from blockvid.generate import Event
+    from blockvid.model.load import Models
     from blockvid.pipeline import Pipeline, Settings
     from blockvid.storyboard import Storyboard
 
@@ -28,100 +32,120 @@ out = Console()
 err = Console(stderr=True)
 
 
+def _default(text: str, metavar: str | None = None) -> Any:
+    """An option whose None is worth explaining, unlike "(default: None)"."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {text})")
+
+
 @dataclass(frozen=True)
 class Model:
-    """Which model, and at what size."""
+    """Which model makes the video, at what size, and where it runs."""
 
-    model: Annotated[str, tyro.conf.arg(metavar="NAME|FOLDER|HUB-ID")] = "storybook"
-    """The embedded "storybook" model, a model folder (Wan 2.1, SkyReels-V2-DF, or exported here), or a hub id."""
+    name: Annotated[str, tyro.conf.arg(name="model", metavar="NAME|FOLDER|HUB-ID")] = "storybook"
+    """The embedded "storybook" model; a folder (Wan 2.1 or SkyReels-V2-DF as diffusers saves them, or one that
+    `blockvid train` wrote); or a hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers, downloaded once."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """cpu, cuda, cuda:1, ...; auto is a GPU where there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of the transformer; auto is bfloat16 where the processor has it."""
-    width: int | None = None
-    """Pixels; the model's own by default, as for height, fps and chunk-frames."""
-    height: int | None = None
-    fps: float | None = None
-    chunk_frames: int | None = None
-    """Longest chunk in latent frames (four pixel frames each)."""
+    """Precision of the transformer; auto is bfloat16 where the processor multiplies it natively, else float32."""
+    width: Annotated[int | None, _default("the model's", "PIXELS")] = None
+    """A multiple of 16."""
+    height: Annotated[int | None, _default("the model's", "PIXELS")] = None
+    """A multiple of 16."""
+    fps: Annotated[float | None, _default("the model's", "NUMBER")] = None
+    """Frames per second."""
+    chunk_frames: Annotated[int | None, _default("the model's", "N")] = None
+    """Longest chunk, in latent frames (four pixel frames each)."""
 
     def load(self) -> Pipeline:
-        import torch
-
         from blockvid.pipeline import Pipeline
 
-        dtype = None if self.dtype == "auto" else getattr(torch, self.dtype)
         size = (self.width, self.height, self.fps, self.chunk_frames)
-        return Pipeline.from_pretrained(self.model, self.device, dtype, *size)
+        return Pipeline.from_pretrained(self.name, self.device, self._dtype(), *size)
+
+    def describe(self) -> tuple[Models, torch.device]:
+        """What `load` would load, without its weights, and onto which device."""
+        from blockvid.model.load import describe_models
+        from blockvid.pipeline import pick_device, pick_dtype
+
+        device = pick_device(self.device)
+        size = (self.width, self.height, self.fps, self.chunk_frames)
+        return describe_models(self.name, self._dtype() or pick_dtype(device), *size), device
+
+    def _dtype(self) -> torch.dtype | None:
+        import torch
+
+        return None if self.dtype == "auto" else getattr(torch, self.dtype)
 
 
 @dataclass(frozen=True)
 class Generate:
     """Turn a storyboard into a video, chunk by chunk.
 
-    The mp4 is complete and playable after every chunk. Stop with Ctrl-C (or lose power) and continue with --resume:
-    the frames are the same as if nothing had happened.
+    The mp4 is complete and playable after every chunk. Stop with Ctrl-C (or lose power) and give the same command with
+    --resume: the frames are the same as if nothing had happened.
     """
 
     storyboard: tyro.conf.Positional[Path]
-    """Storyboard file: .toml, .yaml or .json (shots), the paper's captions, .jsonl, or .txt with one prompt a line."""
+    """Storyboard file: .toml, .yaml, .json or .jsonl, or .txt with one prompt a line (see docs/storyboards.md)."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out.mp4")
-    """The video to write; its run folder (manifest, journal, contact sheet) is named after it: out.run."""
-    image: Path | None = None
-    """First frame: start from this picture."""
+    """The video to write. Its manifest, journal and contact sheet go to a folder beside it: out.mp4 has out.run."""
+    image: Annotated[Path | None, _default("none", "PATH")] = None
+    """Picture that the video starts from."""
     seed: int = 0
     """The same seed, storyboard, model and machine make the same frames."""
-    steps: int | None = None
-    """Solver steps a chunk; the model's own by default."""
-    guidance: float | None = None
-    """How strongly prompts are followed; 1 is no guidance and half the time. The model's own by default."""
-    shift: float | None = None
+    steps: Annotated[int | None, _default("the model's", "N")] = None
+    """Solver steps for each chunk: more take longer and are finer."""
+    guidance: Annotated[float | None, _default("the model's", "SCALE")] = None
+    """How strongly prompts are followed, about 3 to 8; 1 is not at all beyond what the model learned, in half the
+    time."""
+    shift: Annotated[float | None, _default("the model's", "NUMBER")] = None
     """Warp of the noise levels: larger spends more steps at high noise."""
-    solver: Literal["unipc", "euler"] | None = None
-    """The model's own by default."""
+    solver: Annotated[Literal["unipc", "euler"] | None, _default("the model's", "unipc|euler")] = None
+    """unipc needs fewer steps; euler is the plainest there is."""
     keep: Literal["window", "full"] = "window"
-    """What the cache keeps of past chunks: the last --window chunks, or all of them."""
-    window: int = 2
+    """What a chunk can see of the past: the last --window chunks, or all (memory then grows with the video)."""
+    window: Annotated[int, tyro.conf.arg(metavar="CHUNKS")] = 2
     """Past chunks that a chunk can see, with --keep window."""
-    negative_prompt: str | None = None
-    """What to stay away from; needs guidance above 1."""
+    negative_prompt: Annotated[str | None, _default("the storyboard's, else the model's", "TEXT")] = None
+    """What to stay away from, when guidance is not 1."""
     index: int = 0
     """Which storyboard of a .jsonl file, from 0."""
     resume: bool = False
-    """Continue the run of this name after its last finished chunk; without one, begin."""
+    """Continue the run of this name after its last finished chunk; begin, if there is none."""
     overwrite: bool = False
-    """Begin again, discarding an earlier run of this name."""
+    """Begin again, discarding an earlier run or video of this name."""
     dry_run: bool = False
-    """Print frames, chunks, tokens, and the memory and time to expect; generate nothing."""
-    choice: tyro.conf.OmitArgPrefixes[Model] = dataclasses.field(default_factory=Model)
+    """Print the frames, chunks and tokens, and the memory and time to expect. Nothing is generated or written, and no
+    weights are loaded."""
+    model: tyro.conf.OmitArgPrefixes[Model] = dataclasses.field(default_factory=Model)
 
     def __call__(self) -> None:
         from blockvid.storyboard import Storyboard
 
-        storyboard = Storyboard.read(self.storyboard, self.index)
         if self.resume and self.overwrite:
             raise InputError("--resume keeps an earlier run and --overwrite discards it; give one of them")
+        storyboard = Storyboard.read(self.storyboard, self.index)
+        quiet_libraries()
+        settings = self._settings()
         if self.dry_run:
-            self._preview(storyboard)
+            self._preview(storyboard, settings)
             return
         from blockvid.generate import Existing, generate, run_folder
         from blockvid.video import check_target
 
         check_target(self.out.absolute())
-        quiet_libraries()
-        pipe = self.choice.load()
         existing = Existing.RESUME if self.resume else Existing.OVERWRITE if self.overwrite else Existing.REFUSE
         began = time.perf_counter()
-        with _Display() as display:
+        with _Display(f"loading {self.model.name}") as display:
             try:
-                sheet = generate(pipe, storyboard, self.out, self._settings(), existing, display.show)
+                sheet = generate(self.model.load(), storyboard, self.out, settings, existing, display.show)
             except KeyboardInterrupt:
                 display.stop()
-                err.print(f"stopped; {self.out} plays up to the last finished chunk; continue with --resume")
+                say(err, f"stopped; {display.written(self.out)}; to continue, give the same command with --resume")
                 raise
-        seconds = storyboard.seconds
-        out.print(f"{self.out}: {seconds:g} s of video in {time.perf_counter() - began:.0f} s", highlight=False)
-        out.print(f"contact sheet: {sheet}\nrun folder: {run_folder(self.out)}", highlight=False, soft_wrap=True)
+        say(out, f"{self.out}: {storyboard.seconds:g} s of video in {time.perf_counter() - began:.0f} s")
+        say(out, f"contact sheet: {sheet}\nrun folder: {run_folder(self.out)}")
 
     def _settings(self) -> Settings:
         from blockvid.attention.policies import Full, Window
@@ -138,28 +162,27 @@ class Generate:
             image=self.image,
         )
 
-    def _preview(self, storyboard: Storyboard) -> None:
+    def _preview(self, storyboard: Storyboard, settings: Settings) -> None:
         from blockvid.estimate import estimate
 
-        quiet_libraries()
-        pipe = self.choice.load()
-        settings = self._settings().resolved(pipe.models, storyboard)
+        models, device = self.model.describe()
         table = Table("", "", show_header=False, box=None)
-        for name, value in estimate(pipe.models, storyboard, settings).rows():
-            table.add_row(name, value)
+        for row in estimate(models, storyboard, settings.resolved(models, storyboard), device).rows():
+            table.add_row(*row)
         out.print(table)
 
 
 class _Display:
     """Live progress on a terminal; a line per chunk where there is none."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: str) -> None:
         from rich.progress import BarColumn, Progress, TextColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[note]}"))
         self.bar = Progress(*columns, console=err, disable=not err.is_terminal, transient=True)
-        self.task = self.bar.add_task("loading", total=1.0, note="")
-        self.first: float | None = None
+        self.task = self.bar.add_task(first, total=1.0, note="")
+        self.begun: float | None = None
+        self.finished = 0
 
     def __enter__(self) -> _Display:
         self.bar.start()
@@ -171,10 +194,16 @@ class _Display:
     def stop(self) -> None:
         self.bar.stop()
 
+    def written(self, video: Path) -> str:
+        """What there is to see so far."""
+        if self.finished:
+            return f"{video} plays up to chunk {self.finished}"
+        return f"{video} is as it was before" if video.exists() else "no chunk was finished yet"
+
     def show(self, event: Event) -> None:
-        if self.first is None:
-            self.first = event.chunk / event.chunks
-        done = event.fraction - self.first
+        if self.begun is None:
+            self.begun = event.chunk / event.chunks
+        done = event.fraction - self.begun
         left = event.elapsed / done * (1 - event.fraction) if done > 0 else 0.0
         rate = f"{event.frames / event.elapsed:.1f} frames/s, " if event.frames else ""
         note = f"{rate}{_clock(left)} left, {_memory()}"
@@ -182,8 +211,15 @@ class _Display:
         self.bar.update(
             self.task, completed=event.fraction, description=f"{where}, step {event.step} of {event.steps}", note=note
         )
-        if event.finished and not err.is_terminal:
-            err.print(f"{where} written, {note}", highlight=False)
+        if event.finished:
+            self.finished = event.chunk + 1
+            if not err.is_terminal:
+                say(err, f"{where} written, {note}")
+
+
+def say(console: Console, text: str) -> None:
+    """Text as it is: file names may hold brackets, and lines are for grep."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _clock(seconds: float) -> str:
@@ -224,14 +260,11 @@ class Check:
             first = geometry.pixel_frames(chunk.start) if chunk.start else 0
             last = min(geometry.pixel_frames(chunk.stop), storyboard.frames(geometry))
             span = f"{first / self.fps:.2f} - {last / self.fps:.2f}"
-            table.add_row(str(chunk.index), str(chunk.shot + 1), span, str(chunk.frames), chunk.prompt)
+            table.add_row(str(chunk.index), str(chunk.shot + 1), span, str(chunk.frames), Text(chunk.prompt))
         out.print(table)
         frames = storyboard.frames(geometry)
-        out.print(
-            f"{len(storyboard.shots)} shots, {len(chunks)} chunks, {storyboard.seconds:g} s, "
-            f"{frames} frames at {self.fps:g} fps",
-            highlight=False,
-        )
+        counts = f"{len(storyboard.shots)} shots, {len(chunks)} chunks, {storyboard.seconds:g} s"
+        say(out, f"{counts}, {frames} frames at {self.fps:g} fps")
 
 
 @dataclass(frozen=True)
@@ -265,10 +298,10 @@ class Train:
     """storybook_autoencoder or storybook_base."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("runs/storybook")
     """Folder for data, checkpoints and exported weights."""
-    steps: int | None = None
-    """Length of the run; the recipe's by default."""
-    threads: int | None = None
-    """CPU threads; all by default."""
+    steps: Annotated[int | None, _default("the recipe's", "N")] = None
+    """Length of the run."""
+    threads: Annotated[int | None, _default("all", "N")] = None
+    """CPU threads."""
 
     def __call__(self) -> None:
         import torch
@@ -330,7 +363,7 @@ def main() -> None:
         )
         command()
     except InputError as error:
-        err.print(f"blockvid: {error}", highlight=False, markup=False, soft_wrap=True)
+        say(err, f"blockvid: {error}")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

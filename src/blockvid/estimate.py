@@ -8,17 +8,49 @@ from dataclasses import dataclass
 import torch
 
 from blockvid.attention.policies import KeyValuePolicy
+from blockvid.model.autoencoder import Autoencoder, WanAutoencoder
 from blockvid.model.load import Models
+from blockvid.model.storybook_vae import UNSHUFFLE, StorybookAutoencoder
+from blockvid.model.text import minilm_folder
+from blockvid.model.weights import read_json
 from blockvid.pipeline import Settings
 from blockvid.storyboard import Chunk, Storyboard
 
 RUNTIME_BYTES = 450e6  # Python, torch and the libraries, resident
 ATTENTION_SHARE = 0.35  # of the matrix product rate that attention and pointwise work reach, over the whole forward
+DECODER_FEATURES = 48  # float32 maps of the decoder's full-size width that are alive at once, or carried on
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes by what needs them. The text encoder is gone before the cache fills, and decoding comes after denoising."""
+
+    weights: float
+    text: float
+    cache: float
+    denoising: float
+    decoding: float
+
+    @property
+    def peak(self) -> float:
+        """Of the whole process."""
+        return RUNTIME_BYTES + self.weights + max(self.text, self.cache + max(self.denoising, self.decoding))
+
+    def __str__(self) -> str:
+        parts = (
+            ("weights", self.weights),
+            ("text encoder", self.text),
+            ("cache", self.cache),
+            ("denoising", self.denoising),
+            ("decoding", self.decoding),
+        )
+        return ", ".join(f"{name} {size / 1e9:.1f}" for name, size in parts)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Sizes are exact; bytes and seconds are predictions from operation counts and a short measurement."""
+    """Counts are exact. Bytes are right within a factor of two, most of it known exactly (weights and cache). Seconds
+    follow from the operations and a short measurement of this machine, and are an order of magnitude."""
 
     frames: int
     seconds: float
@@ -30,48 +62,35 @@ class Estimate:
     most_attended: int
     calls: int
     operations: float
-    peak_bytes: float
+    memory: Memory
     expected_seconds: float
     where: str
 
     def rows(self) -> list[tuple[str, str]]:
         """Name and value of each line of a report."""
         width, height = self.size
-        minutes = self.expected_seconds / 60
         return [
             ("video", f"{self.frames} frames, {self.seconds:g} s at {self.fps:g} fps, {width}x{height}"),
             ("chunks", f"{self.chunks}, {self.steps} steps each, {self.calls} transformer calls in all"),
             ("tokens", f"{self.tokens_per_chunk} in the largest chunk, attending to at most {self.most_attended}"),
-            ("peak memory", f"about {self.peak_bytes / 1e9:.1f} GB"),
-            ("time", f"about {minutes:.1f} min ({self.operations / 1e12:.1f} TFLOP) on {self.where}"),
+            ("peak memory", f"about {self.memory.peak / 1e9:.1f} GB ({self.memory})"),
+            ("time", f"about {_duration(self.expected_seconds)} ({self.operations / 1e12:.3g} TFLOP) on {self.where}"),
         ]
 
 
-def estimate(models: Models, storyboard: Storyboard, settings: Settings) -> Estimate:
-    """The cost of `storyboard` under resolved `settings`."""
+def estimate(models: Models, storyboard: Storyboard, settings: Settings, device: torch.device) -> Estimate:
+    """The cost on `device` of `storyboard` under resolved `settings`; shapes suffice, as from `describe_models`."""
     geometry, dit = models.geometry, models.dit
     assert settings.steps is not None and settings.guidance is not None
     chunks = storyboard.chunks(geometry)
-    scales = {settings.guidance if chunk.guidance is None else chunk.guidance for chunk in chunks}
-    rows = 1 if scales == {1} else 2
-    n, dim = geometry.tokens_per_frame, dit.config["num_attention_heads"] * dit.config["attention_head_dim"]
-    layers, element = dit.config["num_layers"], dit.dtype.itemsize
+    rows = 1 if {settings.guidance if c.guidance is None else c.guidance for c in chunks} == {1} else 2
+    n, dim = geometry.tokens_per_frame, _width(models)
+    sizes = [chunk.frames * n for chunk in chunks]
     spans = [_attended(chunks, chunk, settings.policy) * n for chunk in chunks]
     weights = sum(p.numel() for p in dit.blocks.parameters())
-    per_call = [
-        2 * weights * c.frames * n + 4 * layers * dim * c.frames * n * z for c, z in zip(chunks, spans, strict=True)
-    ]
-    calls = len(chunks) * (settings.steps + 1)
+    scores = 4 * dit.config["num_layers"] * dim
+    per_call = [2 * weights * own + scores * own * seen for own, seen in zip(sizes, spans, strict=True)]
     operations = rows * (settings.steps + 1) * sum(per_call)
-    largest, most = max(c.frames for c in chunks) * n, max(spans)
-    kept = 2 * rows * layers * dim * element * (2 * most)  # remembered, and again rotated as the context
-    live = (
-        rows * largest * element * (12 * dim + dit.config["ffn_dim"])
-        + 2 * rows * dit.config["num_attention_heads"] * largest * most * element
-    )
-    pixels = 3 * 4 * geometry.width * geometry.height * max(c.frames for c in chunks) * geometry.temporal_stride
-    resident = sum(p.numel() * p.element_size() for p in dit.parameters())
-    device = next(dit.parameters()).device
     return Estimate(
         frames=storyboard.frames(geometry),
         seconds=storyboard.seconds,
@@ -79,14 +98,67 @@ def estimate(models: Models, storyboard: Storyboard, settings: Settings) -> Esti
         size=(geometry.width, geometry.height),
         chunks=len(chunks),
         steps=settings.steps,
-        tokens_per_chunk=largest,
-        most_attended=most,
-        calls=calls,
+        tokens_per_chunk=max(sizes),
+        most_attended=max(spans),
+        calls=len(chunks) * (settings.steps + 1),
         operations=operations,
-        peak_bytes=RUNTIME_BYTES + resident + kept + live + 12 * pixels,
+        memory=_memory(models, max(sizes), max(spans), rows, device),
         expected_seconds=operations / (ATTENTION_SHARE * product_rate(device, dit.dtype, dim)),
         where=f"{device.type}, {torch.get_num_threads()} threads, {str(dit.dtype).removeprefix('torch.')}",
     )
+
+
+def _memory(models: Models, own: int, seen: int, rows: int, device: torch.device) -> Memory:
+    """For a largest chunk of `own` tokens that sees `seen`, itself included."""
+    geometry, dit = models.geometry, models.dit
+    dim, element = _width(models), dit.dtype.itemsize
+    vae = models.autoencoder.vae if isinstance(models.autoencoder, WanAutoencoder | StorybookAutoencoder) else None
+    resident = [*dit.parameters(), *(() if vae is None else vae.parameters())]
+    recalled = 2 * (seen - own) + own  # as remembered, again as rotated for this chunk, and the chunk's own recording
+    kept = 2 * rows * dit.config["num_layers"] * dim * element * recalled
+    live = rows * element * (own * (12 * dim + dit.config["ffn_dim"]) + 2 * seen * dim)
+    if device.type == "cpu" and dit.dtype == torch.bfloat16:  # where attention writes its scores out, see attend.py
+        live += rows * dit.config["num_attention_heads"] * own * seen * element
+    area = 4 * geometry.width * geometry.height
+    pixels = 3 * area * geometry.temporal_stride * own // geometry.tokens_per_frame
+    return Memory(
+        weights=sum(p.numel() * p.element_size() for p in resident),
+        text=text_bytes(models),
+        cache=kept,
+        denoising=live,
+        decoding=5 * pixels + DECODER_FEATURES * area * _features(models.autoencoder),
+    )
+
+
+def text_bytes(models: Models) -> int:
+    """Bytes of the text encoder's weights, by its config: umT5-XXL is larger than most transformers that it serves."""
+    if models.text == "minilm":
+        return (minilm_folder() / "model.safetensors").stat().st_size
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    config = read_json(models.folder / "text_encoder" / "config.json")
+    with torch.device("meta"):
+        network = UMT5EncoderModel(UMT5Config(**config))
+    return sum(p.numel() for p in network.parameters()) * torch.bfloat16.itemsize
+
+
+def _features(autoencoder: Autoencoder) -> float:
+    """Channels per pixel where the decoder is widest."""
+    if isinstance(autoencoder, WanAutoencoder):
+        return autoencoder.vae.config["base_dim"] / autoencoder.patch**2
+    if isinstance(autoencoder, StorybookAutoencoder):
+        return autoencoder.vae.config["width"] / UNSHUFFLE**2
+    return 0.0
+
+
+def _width(models: Models) -> int:
+    return models.dit.config["num_attention_heads"] * models.dit.config["attention_head_dim"]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _attended(chunks: tuple[Chunk, ...], chunk: Chunk, policy: KeyValuePolicy) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -15,10 +16,10 @@ import torch
 from blockvid.attention.cache import ChunkMemory
 from blockvid.errors import InputError
 from blockvid.journal import Determining, Informative, Journal, Manifest
-from blockvid.pipeline import Clip, Pipeline, Settings, State, to_uint8
+from blockvid.pipeline import Clip, Pipeline, Settings, State, pixel_span, to_uint8
 from blockvid.sampling.sampler import Progress
 from blockvid.storyboard import Chunk, Storyboard
-from blockvid.video import GrowingVideo, check_target, contact_sheet, read_frames
+from blockvid.video import GrowingVideo, check_target, contact_sheet, read_frames, read_image
 
 
 class Existing(Enum):
@@ -73,17 +74,35 @@ def generate(
     settings = settings.resolved(pipe.models, storyboard)
     manifest = Manifest(determining=_determining(pipe, storyboard, settings), informative=Informative.here())
     folder = run_folder(out)
+    begun = folder.exists()
     if existing is Existing.OVERWRITE:
         Journal.discard(folder)
+    else:
+        _check_ours(out, folder)
     resuming = existing is Existing.RESUME and (folder / "manifest.json").exists()
-    if existing is Existing.REFUSE and out.exists() and not folder.exists():
-        raise InputError(f"{out} exists and was not made by a run here; pass --overwrite or another output name")
-    with Journal.resume(folder, manifest) if resuming else Journal.create(folder, manifest) as journal:
-        geometry = pipe.models.geometry
-        video = GrowingVideo(out, journal.segments, geometry.fps, geometry.width, geometry.height)
-        _Run(pipe, storyboard, settings, journal, video, watch).go()
-        journal.finish()
+    try:
+        with Journal.resume(folder, manifest) if resuming else Journal.create(folder, manifest) as journal:
+            geometry = pipe.models.geometry
+            video = GrowingVideo(out, journal.segments, geometry.fps, geometry.width, geometry.height)
+            _Run(pipe, storyboard, settings, journal, video, watch).go()
+            if journal.manifest.informative.finished is None:
+                journal.finish()
+    except InputError:
+        if not begun and not _made(folder):  # refused before there was anything to keep
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     return folder / "contact_sheet.png"
+
+
+def _check_ours(out: Path, folder: Path) -> None:
+    """InputError if `out` is a video that no run in `folder` made: not even --resume may replace that one."""
+    if out.exists() and not _made(folder):
+        raise InputError(f"{out} exists and was not made by a run here; pass --overwrite or another output name")
+
+
+def _made(folder: Path) -> bool:
+    """Whether the run in `folder` has come as far as writing video."""
+    return any((folder / name).exists() for name in ("journal.jsonl", "segments/00000.mp4"))
 
 
 @dataclass
@@ -171,9 +190,9 @@ class _Run:
     def _picture(self, chunks: tuple[Chunk, ...]) -> None:
         """The contact sheet: the middle frame of every chunk, decoded from the video as written."""
         geometry, stills, first = self.pipe.models.geometry, [], 0
-        stride, wanted = geometry.temporal_stride, []
-        for chunk in chunks:
-            wanted.append((chunk.start + chunk.stop) // 2 * stride)
+        frames = self.storyboard.frames(geometry)
+        spans = [pixel_span(chunk, geometry, frames) for chunk in chunks]
+        wanted = [span[len(span) // 2] for span in spans]
         for block in read_frames(self.video.path):
             stills += [(i / geometry.fps, block[i - first]) for i in wanted if first <= i < first + len(block)]
             first += len(block)
@@ -193,7 +212,10 @@ def _determining(pipe: Pipeline, storyboard: Storyboard, settings: Settings) -> 
     }
     chunks = storyboard.chunks(models.geometry)
     pictures = [settings.image, *(chunk.image for chunk in chunks if chunk.index)]
-    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in pictures if path is not None]
+    hashes = []
+    for path in filter(None, pictures):
+        read_image(path, models.geometry.width, models.geometry.height)  # refused before an earlier run is discarded
+        hashes.append(hashlib.sha256(path.read_bytes()).hexdigest())
     return Determining(
         model=models.name,
         fingerprint=models.fingerprint,
