@@ -23,7 +23,7 @@ from blockvid.training.objectives import DiffusionForcing, Reconstruction
 from blockvid.training.trainer import Optimisation, Trainer
 
 GEOMETRY = Geometry(width=160, height=96, fps=8, chunk_frames=8)
-DEFAULTS = Defaults(steps=20, guidance=3.0, shift=3.0, negative_prompt="", solver="unipc")
+DEFAULTS = Defaults(steps=20, guidance=3.0, shift=8.0, negative_prompt="", solver="unipc")
 SUBJECT_WEIGHT = 2.0  # extra loss weight where the subject is: the smallest part of the picture and the one looked at
 
 
@@ -164,4 +164,4 @@ def storybook_autoencoder() -> AutoencoderRun:
 
 def storybook_base() -> BaseRun:
     """The transformer of the shipped model: about 100 minutes on two cores."""
-    return BaseRun(Optimisation(steps=4000, lr=1e-3, matrix_lr=3e-3, fall=0.3, ema=0.998), workers=os.cpu_count() or 1)
+    return BaseRun(Optimisation(steps=4000, lr=1e-3, matrix_lr=3e-3, fall=0.35, ema=0.99), workers=os.cpu_count() or 1)

@@ -67,7 +67,7 @@ class DiffusionForcing:
     uniform in [0, `context_noise`], so that generation survives its own small errors.
     """
 
-    shift: float = 3.0
+    shift: float = 8.0
     prefix: float = 0.5
     clean: float = 0.25
     context_noise: float = 0.1

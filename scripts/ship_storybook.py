@@ -1,0 +1,32 @@
+"""Copy a trained storybook folder into the package, weights in float16: python scripts/ship_storybook.py runs/storybook."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from blockvid.model.load import CARD, STORYBOOK
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def main(run: Path) -> None:
+    """Replace the shipped weights, keeping their model card (README.md)."""
+    for part in ("transformer", "vae"):
+        (STORYBOOK / part).mkdir(parents=True, exist_ok=True)
+        shutil.copy(run / part / "config.json", STORYBOOK / part)
+        tensors = load_file(run / part / WEIGHTS)
+        halved = {name: tensor.to(torch.float16).contiguous() for name, tensor in tensors.items()}
+        save_file(halved, STORYBOOK / part / WEIGHTS, metadata={"format": "pt"})
+        (STORYBOOK / part / WEIGHTS).chmod(0o644)
+    shutil.copy(run / CARD, STORYBOOK)
+    size = sum(path.stat().st_size for path in STORYBOOK.rglob("*.safetensors"))
+    print(f"{STORYBOOK}: {size / 1e6:.1f} MB of weights")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
