@@ -1,4 +1,4 @@
-"""Copy a trained storybook folder into the package, weights in float16: python scripts/ship_storybook.py runs/storybook."""
+"""Copy a trained storybook folder into the package, in float16: python scripts/ship_storybook.py runs/storybook."""
 
 from __future__ import annotations
 
