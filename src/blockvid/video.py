@@ -161,10 +161,10 @@ def refused(path: Path, error: OSError) -> InputError:
 
 def check_target(path: Path) -> None:
     """InputError unless ``path`` could be written now: found before the work, not after it."""
-    if path.suffix.lower() != ".mp4":
-        raise InputError(f"{path} does not end in .mp4, the one format written; use {path.with_suffix('.mp4')}")
     if path.is_dir():
         raise InputError(f"{path} is a folder, and a video is a file; use {path / 'video.mp4'}")
+    if path.suffix.lower() != ".mp4":
+        raise InputError(f"{path} does not end in .mp4, the one format written; use {path.with_suffix('.mp4')}")
     if not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} does not exist; create it or choose another output")
     part = path.with_name(f".{path.name}.part")
