@@ -1,0 +1,311 @@
+"""Generation on disk: what is left behind, what a kill costs, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from blockvid.attention.policies import Full, Window
+from blockvid.errors import InputError
+from blockvid.generate import Event, Existing, generate, run_folder
+from blockvid.pipeline import Pipeline, Settings
+from blockvid.storyboard import Storyboard
+from blockvid.video import probe, read_frames
+
+if TYPE_CHECKING:
+    from tiny_models import Tiny
+
+pytest_plugins = ["tiny_models"]
+
+BOARD = Storyboard.model_validate({"shots": [{"prompt": f"a fox runs {n}", "seconds": 1.0} for n in range(4)]})
+FAST = Settings(steps=2)
+LATENTS = [f"latents/{index:05d}.safetensors" for index in range(4)]
+
+# Generates with a kill after event number KILL; every import is done before the first event.
+VICTIM = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from blockvid.generate import Existing, generate
+from blockvid.pipeline import Pipeline, Settings
+from blockvid.storyboard import Storyboard
+
+folder, board, out, number, kill = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
+pipe = Pipeline.from_pretrained(folder, "cpu", torch.float32)
+seen = []
+
+def watch(event):
+    seen.append(event)
+    if len(seen) == kill:
+        os.kill(os.getpid(), number)
+
+generate(pipe, Storyboard.model_validate_json(board), out, Settings(steps=2), Existing.RESUME, watch)
+print(len(seen))
+"""
+
+
+def frames(path: Path) -> np.ndarray:
+    return np.concatenate(list(read_frames(path)))
+
+
+def journaled(out: Path) -> int:
+    lines = (run_folder(out) / "journal.jsonl").read_text().splitlines()
+    return sum("index" in json.loads(line) for line in lines)
+
+
+@pytest.fixture(scope="module")
+def whole(pipe: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The video made in one go."""
+    out = tmp_path_factory.mktemp("whole") / "clip.mp4"
+    generate(pipe, BOARD, out, FAST)
+    return out
+
+
+@pytest.fixture
+def copy(whole: Path, tmp_path: Path) -> Path:
+    """A finished run of its own."""
+    shutil.copytree(whole.parent, tmp_path / "copy")
+    return tmp_path / "copy" / "clip.mp4"
+
+
+def same_video(a: Path, b: Path) -> bool:
+    """The same latents to the bit, and the same pictures: x264 gives other bytes once in a few hundred encodings."""
+    parts = [(run_folder(out) / name).read_bytes() for name in LATENTS for out in (a, b)]
+    return parts[::2] == parts[1::2] and same_frames(frames(a), frames(b))
+
+
+def same_frames(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and np.abs(a.astype(int) - b).mean() < 2
+
+
+def test_a_video_its_contact_sheet_and_its_manifest(tiny: Tiny, tmp_path: Path) -> None:
+    out = tmp_path / "clip.mp4"
+    sheet = generate(tiny.pipeline(), BOARD, out, FAST)
+    found = probe(out)
+    assert (found.width, found.height, found.fps, found.frames, found.seconds) == (32, 32, 8, 32, 4.0)
+    assert len(frames(out)) == 32
+    assert sheet == tmp_path / "clip.run" / "contact_sheet.png"
+    with Image.open(sheet) as picture:
+        assert picture.width == 4 * (32 + 4) + 4  # a still of every chunk
+    manifest = json.loads((tmp_path / "clip.run" / "manifest.json").read_text())
+    fixed, loose = manifest["determining"], manifest["informative"]
+    assert (fixed["model"], len(fixed["fingerprint"]), fixed["seed"]) == (str(tiny.folder), 64, 0)
+    assert fixed["geometry"] | {"width": 32, "height": 32, "fps": 8, "chunk_frames": 2} == fixed["geometry"]
+    assert [shot["prompt"] for shot in fixed["storyboard"]["shots"]] == [shot.prompt for shot in BOARD.shots]
+    settings = fixed["settings"]
+    assert settings["steps"] == 2 and None not in settings.values()
+    assert settings["policy"] == {"kind": "Window", "chunks": 2}
+    assert settings["solver"]["kind"] in ("UniPC", "Euler")
+    assert all(fixed[name] for name in ("torch", "diffusers", "blockvid", "dtype", "device", "threads"))
+    assert len(loose["seconds"]) == 4 and all(second > 0 for second in loose["seconds"])
+    assert loose["created"] < loose["finished"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "clip.run"]
+
+
+def test_events_only_go_forward_and_miss_no_step(pipe: Pipeline, tmp_path: Path) -> None:
+    events: list[Event] = []
+    generate(pipe, BOARD, tmp_path / "clip.mp4", replace(FAST, steps=3), watch=events.append)
+    places = [(event.chunk, event.step, event.finished) for event in events]
+    steps = [(1, False), (2, False), (3, False), (3, True)]
+    assert places == [(chunk, step, done) for chunk in range(4) for step, done in steps]
+    assert all(0 < event.fraction <= 1 for event in events) and events[-1].fraction == 1
+    for before, after in pairwise(events):
+        assert before.fraction < after.fraction
+        assert before.elapsed <= after.elapsed and before.frames <= after.frames
+    assert events[-1].frames == 32 and {(event.chunks, event.steps) for event in events} == {(4, 3)}
+
+
+@pytest.mark.parametrize("chunks", [0, 1, 3])
+@pytest.mark.parametrize("policy", [Window(0), Window(1), Full()], ids=repr)
+def test_an_interrupted_run_continues_as_if_nothing_had_happened(
+    pipe: Pipeline, tmp_path: Path, policy: Window | Full, chunks: int
+) -> None:
+    settings = replace(FAST, policy=policy)
+    generate(pipe, BOARD, tmp_path / "whole.mp4", settings)
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(event: Event) -> None:
+        if event.chunk == chunks:
+            raise StoppedError
+
+    out = tmp_path / "clip.mp4"
+    with pytest.raises(StoppedError):
+        generate(pipe, BOARD, out, settings, watch=stop)
+    assert out.exists() == (chunks > 0)
+    if chunks:
+        assert same_frames(frames(out), frames(tmp_path / "whole.mp4")[: 1 + 8 * chunks])
+    generate(pipe, BOARD, out, settings, Existing.RESUME)
+    assert same_video(out, tmp_path / "whole.mp4")
+
+
+@pytest.mark.parametrize("kill", [1, 6, 12])
+def test_killed_at_any_moment_and_resumed(storybook: Tiny, whole: Path, tmp_path: Path, kill: int) -> None:
+    """Three events a chunk (two steps, and written): in chunk 0, between chunks, after the last one."""
+    out = tmp_path / "clip.mp4"
+    command = [sys.executable, "-c", VICTIM, str(storybook.folder), BOARD.model_dump_json(), str(out)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def run(number: int, at: int) -> subprocess.CompletedProcess[str]:
+        arguments = [*command, str(int(number)), str(at)]
+        return subprocess.run(arguments, capture_output=True, text=True, env=environment, check=False)
+
+    assert run(signal.SIGKILL, kill).returncode == -signal.SIGKILL
+    finished = kill // 3
+    if finished:
+        assert journaled(out) == finished
+        assert len(frames(out)) == min(32, 1 + 8 * finished)
+    again = run(signal.SIGKILL, 0)
+    assert again.returncode == 0, again.stderr
+    assert int(again.stdout) == 3 * (4 - finished)  # only the chunk in flight was made twice
+    assert same_video(out, whole) and journaled(out) == 4
+
+
+def test_resuming_a_finished_run_makes_nothing_but_the_file_that_is_gone(
+    pipe: Pipeline, copy: Path, whole: Path
+) -> None:
+    manifest = run_folder(copy) / "manifest.json"
+    before = manifest.read_bytes()
+    copy.unlink()
+    (run_folder(copy) / "contact_sheet.png").unlink()
+    events: list[Event] = []
+    for _ in range(2):
+        assert generate(pipe, BOARD, copy, FAST, Existing.RESUME, events.append).exists()
+        assert not events and same_video(copy, whole) and manifest.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["segments", "segments/00001.mp4", "latents/00003.safetensors", "journal.jsonl"])
+def test_damage_to_the_run_is_repaired(pipe: Pipeline, copy: Path, whole: Path, damage: str) -> None:
+    path = run_folder(copy) / damage
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    generate(pipe, BOARD, copy, FAST, Existing.RESUME)
+    assert same_video(copy, whole)
+
+
+def test_damage_before_what_is_still_remembered_is_refused(pipe: Pipeline, copy: Path, whole: Path) -> None:
+    (run_folder(copy) / "latents/00001.safetensors").unlink()
+    with pytest.raises(InputError, match="was already removed; begin again with --overwrite"):
+        generate(pipe, BOARD, copy, FAST, Existing.RESUME)
+    assert copy.read_bytes() == whole.read_bytes()
+
+
+def test_a_torn_journal_costs_the_chunk_that_was_torn(pipe: Pipeline, copy: Path, whole: Path) -> None:
+    journal = run_folder(copy) / "journal.jsonl"
+    chunks = [line for line in journal.read_text().splitlines(keepends=True) if "index" in json.loads(line)]
+    journal.write_text("".join(chunks[:3]) + chunks[3][:20])
+    (run_folder(copy) / "memory/00003.safetensors").unlink()
+    events: list[Event] = []
+    try:
+        generate(pipe, BOARD, copy, FAST, Existing.RESUME, events.append)
+    except InputError as error:
+        pytest.fail(str(error))
+    assert same_video(copy, whole)
+
+
+def test_resuming_what_does_not_exist_begins_it(pipe: Pipeline, tmp_path: Path, whole: Path) -> None:
+    generate(pipe, BOARD, tmp_path / "clip.mp4", FAST, Existing.RESUME)
+    assert same_video(tmp_path / "clip.mp4", whole)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (replace(FAST, seed=1), "seed is 1 but 0 in the run"),
+        (replace(FAST, steps=3), "settings.steps is 3 but 2 in the run"),
+        (replace(FAST, policy=Full()), "settings.policy"),
+        (replace(FAST, negative_prompt="red"), 'settings.negative_prompt is "red" but "blurry"'),
+    ],
+)
+def test_another_video_is_not_continued(pipe: Pipeline, copy: Path, settings: Settings, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        generate(pipe, BOARD, copy, settings, Existing.RESUME)
+
+
+def test_another_model_storyboard_or_picture_does_not_continue(
+    pipe: Pipeline, copy: Path, wan: Tiny, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"model is .* but .* in the run"):
+        generate(wan.pipeline(), BOARD, copy, FAST, Existing.RESUME)
+    shots = (*BOARD.shots[:3], BOARD.shots[3].model_copy(update={"prompt": "a red ball"}))
+    with pytest.raises(InputError, match=r"prompt is .a red ball. but"):
+        generate(pipe, BOARD.model_copy(update={"shots": shots}), copy, FAST, Existing.RESUME)
+    Image.new("RGB", (32, 32)).save(tmp_path / "black.png")
+    with pytest.raises(InputError, match="image_sha256"):
+        generate(pipe, BOARD, copy, replace(FAST, image=tmp_path / "black.png"), Existing.RESUME)
+
+
+def test_an_earlier_video_is_only_lost_on_demand(pipe: Pipeline, copy: Path, whole: Path) -> None:
+    with pytest.raises(InputError, match="already holds a finished run of 4 chunks"):
+        generate(pipe, BOARD, copy, FAST)
+    assert same_video(copy, whole)
+    with pytest.raises(InputError, match="does not exist"):  # refused before the earlier run is discarded
+        generate(pipe, BOARD, copy, replace(FAST, image=copy.parent / "absent.png"), Existing.OVERWRITE)
+    assert same_video(copy, whole)
+    generate(pipe, BOARD, copy, replace(FAST, seed=1), Existing.OVERWRITE)
+    assert not same_video(copy, whole) and journaled(copy) == 4
+
+
+@pytest.mark.parametrize("existing", [Existing.REFUSE, Existing.RESUME])
+def test_a_video_from_elsewhere_is_not_touched(pipe: Pipeline, tmp_path: Path, existing: Existing) -> None:
+    out = tmp_path / "holiday.mp4"
+    out.write_bytes(b"precious")
+    run_folder(out).mkdir()
+    for _ in range(2):
+        with pytest.raises(InputError, match="exists and was not made by a run here"):
+            generate(pipe, BOARD, out, FAST, existing)
+        assert out.read_bytes() == b"precious"
+        run_folder(out).rmdir() if run_folder(out).exists() else None
+
+
+def test_a_refusal_leaves_nothing_behind(pipe: Pipeline, wan: Tiny, tmp_path: Path) -> None:
+    folder = shutil.copytree(wan.folder, tmp_path / "model")
+    shutil.rmtree(folder / "text_encoder")  # found late: the text encoder is loaded for the first chunk
+    late = Pipeline(replace(wan.pipeline().models, folder=folder))
+    with pytest.raises(InputError, match="text_encoder"):
+        generate(late, BOARD, tmp_path / "clip.mp4", FAST)
+    with pytest.raises(InputError, match="is not a picture"):
+        generate(pipe, BOARD, tmp_path / "clip.mp4", replace(FAST, image=Path(__file__)))
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for the first chunks of `BOARD` only."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=136k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk takes root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_keeps_the_finished_chunks(pipe: Pipeline, whole: Path, small_disk: Path) -> None:
+    out = small_disk / "clip.mp4"
+    with pytest.raises(InputError, match=r"cannot be written .* free space there and run again with --resume"):
+        generate(pipe, BOARD, out, FAST)
+    done = journaled(out)
+    assert 0 < done < 4
+    made = frames(out)
+    assert len(made) >= 1 + 8 * done and same_frames(made, frames(whole)[: len(made)])
+    subprocess.run(["mount", "-o", "remount,size=10m", str(small_disk)], check=True)
+    events: list[Event] = []
+    generate(pipe, BOARD, out, FAST, Existing.RESUME, events.append)
+    assert same_video(out, whole) and events[0].chunk == done
