@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from blockvid.attention.attend import EXPLICIT_SCORES
 from blockvid.attention.policies import KeyValuePolicy
 from blockvid.model.autoencoder import Autoencoder, WanAutoencoder
 from blockvid.model.load import Models
@@ -117,8 +118,9 @@ def _memory(models: Models, own: int, seen: int, rows: int, device: torch.device
     recalled = 2 * (seen - own) + own  # as remembered, again as rotated for this chunk, and the chunk's own recording
     kept = 2 * rows * dit.config["num_layers"] * dim * element * recalled
     live = rows * element * (own * (12 * dim + dit.config["ffn_dim"]) + 2 * seen * dim)
-    if device.type == "cpu" and dit.dtype == torch.bfloat16:  # where attention writes its scores out, see attend.py
-        live += rows * dit.config["num_attention_heads"] * own * seen * element
+    scores = rows * dit.config["num_attention_heads"] * own * seen
+    if device.type == "cpu" and dit.dtype == torch.bfloat16 and scores <= EXPLICIT_SCORES:
+        live += scores * element  # written out there, see attend.py
     area = 4 * geometry.width * geometry.height
     pixels = 3 * area * geometry.temporal_stride * own // geometry.tokens_per_frame
     return Memory(

@@ -32,6 +32,9 @@ class Attend(Protocol):
     ) -> Float[Tensor, "b s heads d"]: ...
 
 
+EXPLICIT_SCORES = 2**27  # 256 MB of bfloat16: beyond it a fused kernel's constant memory is worth its time
+
+
 class _Explicit(torch.autograd.Function):
     """softmax(q k^T / sqrt(d)) v over materialised bf16 probabilities.
 
@@ -64,7 +67,8 @@ def attention(
     mask: Bool[Tensor, "*broadcast z"] | None = None,
 ) -> Float[Tensor, "b s heads d"]:
     """Scaled dot-product attention on the layout of this code base; `mask` is True where a key is visible."""
-    if mask is None and q.device.type == "cpu" and q.dtype == torch.bfloat16:
+    scores = q.shape[0] * q.shape[2] * q.shape[1] * k.shape[1]
+    if mask is None and q.device.type == "cpu" and q.dtype == torch.bfloat16 and scores <= EXPLICIT_SCORES:
         flat = (rearrange(x, "b s heads d -> (b heads) s d") for x in (q, k, v))
         return rearrange(_Explicit.apply(*flat), "(b heads) s d -> b s heads d", b=len(q))
     q, k, v = (rearrange(x, "b s heads d -> b heads s d") for x in (q, k, v))
