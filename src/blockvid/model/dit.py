@@ -216,9 +216,8 @@ class BlockDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
             )
         dim = num_attention_heads * attention_head_dim
         self.rope = Rope(attention_head_dim)
-        self.patch_embedding = nn.Conv3d(
-            in_channels, dim, kernel_size=(1, *patch_size[1:]), stride=(1, *patch_size[1:])
-        )
+        _, ph, pw = patch_size
+        self.patch_embedding = nn.Conv3d(in_channels, dim, kernel_size=(1, ph, pw), stride=(1, ph, pw))
         self.condition_embedder = Conditions(dim, freq_dim, text_dim)
         self.blocks = nn.ModuleList(
             Block(dim, ffn_dim, num_attention_heads, cross_attn_norm, eps) for _ in range(num_layers)
