@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +93,6 @@ class BaseRun:
     layers: int = 8
     objective: DiffusionForcing = DiffusionForcing()
     workers: int = 2
-    fresh: Callable[[BlockDiT], None] = field(default=BlockDiT.initialize)
 
     def __call__(self, out: Path, stop: Callable[[], bool] = lambda: False) -> None:
         """Run to the end or until `stop`; over an earlier `out` it continues. Needs `out/vae`."""
@@ -131,7 +130,7 @@ class BaseRun:
             ffn_dim=4 * dim,
             num_layers=self.layers,
         )
-        self.fresh(model)
+        model.initialize()
         return model
 
     def batch_at(self, data: Shards, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor, TextContext]:
@@ -156,12 +155,12 @@ def hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
 
 
 def storybook_autoencoder() -> AutoencoderRun:
-    """The autoencoder of the shipped model: about 25 minutes on two cores."""
+    """How the shipped autoencoder was trained: about 25 minutes on two cores."""
     return AutoencoderRun(
         Optimisation(steps=1500, lr=2e-3, fall=0.4, ema=0.995, weight_decay=0.0), workers=os.cpu_count() or 1
     )
 
 
 def storybook_base() -> BaseRun:
-    """The transformer of the shipped model: about 100 minutes on two cores."""
+    """The full run, hours on two cores; the shipped transformer is from a shorter one (see its model card)."""
     return BaseRun(Optimisation(steps=4000, lr=1e-3, matrix_lr=3e-3, fall=0.35, ema=0.99), workers=os.cpu_count() or 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,6 @@ from blockvid.storybook.world import render, sample_take
 log = logging.getLogger(__name__)
 
 TAKE_SECONDS = 20
-SUBJECT_WEIGHT = 2.0
 
 
 def build(folder: Path, shards: int, make: Callable[[int], dict[str, Tensor]], workers: int = 2) -> None:
@@ -148,6 +147,3 @@ class Shards:
         per_epoch = max(1, len(self) // batch)
         start = (step % per_epoch) * batch
         return self.order(step // per_epoch)[start : start + batch]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.tensors)
