@@ -31,15 +31,15 @@ check: .venv/.check
 
 # Each stamp also stands for the smaller installations that it contains; pyright wants to see every extra.
 .venv/.setup: $(PINS) | $(BIN)/python
-	$(INSTALL) '.[storybook]'
+	$(INSTALL) '.[storybook,plots]'
 	@touch $@
 
 .venv/.test: $(PINS) | $(BIN)/python
-	$(INSTALL) '.[storybook,test]'
+	$(INSTALL) '.[storybook,plots,test]'
 	@touch .venv/.setup $@
 
 .venv/.check: $(PINS) | $(BIN)/python
-	$(INSTALL) '.[storybook,wan,test,dev]'
+	$(INSTALL) '.[storybook,wan,plots,test,dev]'
 	@touch .venv/.setup .venv/.test $@
 
 $(BIN)/python:
