@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Literal, TypeVar, get_args
 
 import torch
 from einops import rearrange
@@ -21,6 +22,7 @@ TIMESTEPS = 1000
 """The model's timestep at sigma = 1."""
 
 Level = TypeVar("Level", float, Tensor)
+ScheduleKind = Literal["naive", "linear", "cosine", "sigmoid"]
 
 
 def over_frames(values: Shaped[Tensor, "b f"]) -> Shaped[Tensor, "b 1 f 1 1"]:
@@ -81,6 +83,57 @@ def original_sigma_grid(steps: int, shift: float) -> tuple[float, ...]:
 def sample_sigma(shape: Sequence[int], shift: float, generator: torch.Generator) -> Float[Tensor, "*shape"]:
     """Training levels: uniform in [0, 1), shifted as the sampling grid is. On the generator's device."""
     return shift_sigma(torch.rand(tuple(shape), generator=generator, device=generator.device), shift)
+
+
+@dataclass(frozen=True)
+class ChunkSchedule:
+    """eps_c, the noise of each of n chunks: low where the scene is set, high where it goes on (Eqs. 11, 26 and 27).
+
+    "naive" treats no chunk differently: 1.0 throughout. The others rise from eps_min to eps_max along the chunk index,
+    counted from 0; the literal sigmoid stays inside both ends (at alpha 10: 0.106 and 0.991 of 0.1 and 0.997) unless it
+    is `normalised`. `one_based` counts from 1 as the paper prints it, for audits only: values may leave
+    [eps_min, eps_max], even exceed 1, and the cosine turns back at the end.
+    Raises InputError unless 0 < eps_min <= eps_max <= 1 and alpha > 0.
+    """
+
+    kind: ScheduleKind = "naive"
+    eps_min: float = 0.1
+    eps_max: float = 0.997
+    alpha: float = 10.0
+    one_based: bool = False
+    normalised: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(ScheduleKind):
+            raise InputError(f"schedule {self.kind!r} is unknown; use {', '.join(get_args(ScheduleKind))}")
+        if not 0 < self.eps_min <= self.eps_max <= 1:
+            raise InputError(
+                f"eps_min {self.eps_min} and eps_max {self.eps_max} are not 0 < eps_min <= eps_max <= 1; "
+                "use 0.1 and 0.997"
+            )
+        if not (math.isfinite(self.alpha) and self.alpha > 0):
+            raise InputError(f"alpha {self.alpha} is not a finite number above 0; use 10, or more for a steeper middle")
+
+    def levels(self, chunks: int) -> Float[Tensor, " n"]:
+        """eps_c of every chunk, float64; a single chunk has eps_max. Raises InputError unless chunks >= 1."""
+        if chunks < 1:
+            raise InputError(f"{chunks} chunks have no noise schedule; use 1 or more")
+        if self.kind == "naive":
+            return torch.ones(chunks, dtype=torch.float64)
+        low, high = torch.tensor([self.eps_min, self.eps_max], dtype=torch.float64)
+        if chunks == 1:
+            return high[None]
+        rise = [self._rise((index + self.one_based) / (chunks - 1)) for index in range(chunks)]
+        return torch.lerp(low, high, torch.tensor(rise, dtype=torch.float64))  # ends on eps_max to the last bit
+
+    def _rise(self, at: float) -> float:
+        """From 0 to 1 as `at` does, 0.5 half-way. The logistic function is written with tanh, which cannot overflow."""
+        if self.kind == "linear":
+            return at
+        if self.kind == "cosine":
+            return (1 - math.cos(math.pi * at)) / 2
+        reach = math.tanh(self.alpha / 4) if self.normalised else 1.0
+        return (1 + math.tanh(self.alpha * (at - 0.5) / 2) / reach) / 2
 
 
 def _evenly(first: float, last: float, steps: int) -> list[float]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
-from blockvid.flow import velocity
+from blockvid.errors import InputError
+from blockvid.flow import ChunkSchedule, shift_sigma, velocity
 from blockvid.model.dit import BlockDiT, TextContext
 from blockvid.model.storybook_vae import StorybookVAE
 from blockvid.training.objectives import DiffusionForcing, Reconstruction
 
 FRAMES = (3, 2, 2)
+every_schedule = pytest.mark.parametrize(
+    "schedule", [ChunkSchedule(kind) for kind in ("naive", "linear", "cosine", "sigmoid")], ids=repr
+)
 
 
 def batch(generator: torch.Generator) -> tuple[Tensor, TextContext, TextContext]:
@@ -43,6 +48,66 @@ def test_prefix_only_keeps_the_clean_chunks_first() -> None:
     _, target = DiffusionForcing(prefix=1.0).levels(500, 4, torch.Generator().manual_seed(0))
     assert (target.diff(dim=1) >= 0).all()
     assert (target[:, -1] == 1).all()
+
+
+def test_levels_without_a_schedule_stay_what_they_were() -> None:
+    """A golden, with the draw that follows: a resumed run must see what it would have seen."""
+    generator = torch.Generator().manual_seed(3)
+    sigma, target = DiffusionForcing().levels(2, 3, generator)
+    expected = [[0.0771865845, 0.4856595397, 0.0594421215], [0.0887856707, 0.0451031327, 0.3384892941]]
+    torch.testing.assert_close(sigma, torch.tensor(expected))
+    assert target.tolist() == [[0, 1, 0], [0, 0, 1]]
+    assert torch.rand(1, generator=generator).item() == pytest.approx(0.2927446961)
+
+
+@every_schedule
+def test_the_chunks_of_a_scheduled_sample_share_one_level(schedule: ChunkSchedule) -> None:
+    """t_c / eps_c is the same t_b for every noisy chunk, and t_b has the shifted density."""
+    objective = DiffusionForcing(shift=5.0, prefix=0.0, independent=0.0, schedule=schedule)
+    sigma, target = objective.levels(20000, 3, torch.Generator().manual_seed(0))
+    assert (target == 1).all()
+    shared = sigma / schedule.levels(3).float()
+    torch.testing.assert_close(shared, shared[:, :1].expand(-1, 3))
+    quantiles = torch.tensor([0.25, 0.5, 0.75])
+    torch.testing.assert_close(shared[:, 0].quantile(quantiles), shift_sigma(quantiles, 5.0), atol=0.02, rtol=0)
+
+
+@every_schedule
+def test_prefixes_are_clean_under_a_schedule_too(schedule: ChunkSchedule) -> None:
+    objective = DiffusionForcing(prefix=1.0, independent=0.0, schedule=schedule)
+    sigma, target = objective.levels(500, 4, torch.Generator().manual_seed(0))
+    assert torch.equal(target, DiffusionForcing(prefix=1.0).levels(500, 4, torch.Generator().manual_seed(0))[1])
+    assert (sigma[target == 0] <= objective.context_noise).all()
+    shared = torch.where(target == 1, sigma / schedule.levels(4).float(), torch.nan)
+    torch.testing.assert_close(shared.nan_to_num(), (target * shared[:, 3:]))
+
+
+def test_some_samples_have_levels_of_their_own() -> None:
+    schedule = ChunkSchedule("cosine")
+    objective = DiffusionForcing(prefix=0.0, clean=0.0, independent=0.25, schedule=schedule)
+    sigma, _ = objective.levels(8000, 3, torch.Generator().manual_seed(0))
+    shared = sigma / schedule.levels(3).float()
+    own = (shared[:, 0] - shared[:, 2]).abs() > 1e-5
+    assert own.float().mean().item() == pytest.approx(0.25, abs=0.02)
+    assert sigma[own, 0].max() > 0.99 > schedule.eps_min >= sigma[~own, 0].max()  # early chunks learn from noise here
+
+
+def test_a_schedule_for_no_sample_is_no_schedule() -> None:
+    objective = DiffusionForcing(independent=1.0, schedule=ChunkSchedule("cosine"))
+    ours, plain = (o.levels(50, 3, torch.Generator().manual_seed(0)) for o in (objective, DiffusionForcing()))
+    assert all(torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
+
+
+def test_a_scheduled_batch_has_a_loss() -> None:
+    generator = torch.Generator().manual_seed(1)
+    latents, text, empty = batch(generator)
+    objective = DiffusionForcing(prefix=0.0, schedule=ChunkSchedule("cosine"))
+    assert objective(tiny(), latents, FRAMES, text, empty, torch.ones(2, 1, 7, 4, 4), generator)["loss"].isfinite()
+
+
+def test_a_schedule_that_leaves_its_range_is_an_input_error() -> None:
+    with pytest.raises(InputError, match=r"one-based linear schedule .* use one_based=False"):
+        DiffusionForcing(schedule=ChunkSchedule("linear", one_based=True))
 
 
 def test_a_zero_head_loses_the_mean_square_of_the_velocity() -> None:

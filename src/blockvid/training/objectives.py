@@ -10,7 +10,8 @@ from torch import Tensor
 
 from blockvid.attention.attend import BlockCausal
 from blockvid.attention.rope import grid_positions
-from blockvid.flow import noised, shift_sigma, velocity
+from blockvid.errors import InputError
+from blockvid.flow import ChunkSchedule, noised, shift_sigma, velocity
 from blockvid.model.dit import BlockDiT, TextContext
 from blockvid.model.storybook_vae import StorybookVAE
 
@@ -65,6 +66,11 @@ class DiffusionForcing:
     With probability `prefix` the chunks before a random one are (nearly) clean, as they are in generation, and the rest
     are noisy; otherwise every chunk draws independently and is nearly clean with probability `clean`. "Nearly": noise
     uniform in [0, `context_noise`], so that generation survives its own small errors.
+
+    Under a `schedule` the noisy chunks of a sample are at eps_c t_b (Eqs 11, 26, 27): one t_b for the sample, and the
+    eps_c of as many chunks as the training window has. With probability `independent` a sample has levels and clean
+    chunks drawn as without a schedule, or early chunks would never be learned from noise. Prefixes are clean in either.
+    Raises InputError for a one-based schedule, whose levels may exceed 1.
     """
 
     shift: float = 8.0
@@ -73,6 +79,12 @@ class DiffusionForcing:
     context_noise: float = 0.1
     text_dropout: float = 0.1
     window: int = 2
+    schedule: ChunkSchedule | None = None
+    independent: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.schedule is not None and self.schedule.one_based:
+            raise InputError(f"a one-based {self.schedule.kind} schedule is for audits only; use one_based=False")
 
     def levels(
         self, batch: int, chunks: int, generator: torch.Generator
@@ -82,8 +94,13 @@ class DiffusionForcing:
         sigma, context = shift_sigma(draw(), self.shift), self.context_noise * draw()
         first_noisy = torch.randint(chunks, (batch, 1), generator=generator)
         prefix = torch.arange(chunks) < first_noisy
-        independent = draw() < self.clean
-        is_context = torch.where(draw()[:, :1] < self.prefix, prefix, independent)
+        scattered = draw() < self.clean
+        in_prefix = draw()[:, :1] < self.prefix
+        if self.schedule is not None:  # drawn last: without a schedule, runs stay what they were
+            shared = torch.rand(batch, 1, generator=generator) >= self.independent
+            eps = self.schedule.levels(chunks).to(sigma)
+            sigma, scattered = torch.where(shared, eps * sigma[:, :1], sigma), scattered & ~shared
+        is_context = torch.where(in_prefix, prefix, scattered)
         return torch.where(is_context, context, sigma), (~is_context).float()
 
     def __call__(
