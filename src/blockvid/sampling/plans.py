@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
+from blockvid.errors import InputError
+
 
 @dataclass(frozen=True)
 class Step:
@@ -34,7 +36,7 @@ class PlanProtocol(Protocol):
     """Orders the work on the chunks of one video.
 
     `chunks` are the indices still to make, ascending: a resumed video passes those that are left. Every chunk must
-    descend the whole grid and be committed once, in order.
+    descend the whole grid, or all of it scaled to the level it starts at, and be committed once, in order.
     """
 
     def __call__(self, chunks: Sequence[int], grid: Sequence[float]) -> Iterator[Step | Commit]: ...
@@ -42,11 +44,29 @@ class PlanProtocol(Protocol):
 
 @dataclass(frozen=True)
 class Chunkwise:
-    """One chunk at a time, from noise to data, each seeing only finished ones (Eq. 10)."""
+    """One chunk at a time, from noise to data, each seeing only finished ones (Eq. 10).
+
+    `starts[c]` is the level in (0, 1] at which chunk c starts, the eps_c of a warm start (`noise.Start.warm`): its
+    levels are starts[c] sigma, in as many steps as any other chunk's. Empty: every chunk starts from noise, at 1.
+    Raises InputError for a level outside (0, 1], and before the first step for a chunk that has none.
+    """
+
+    starts: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for chunk, start in enumerate(self.starts):
+            if not 0 < start <= 1:
+                raise InputError(f"chunk {chunk} starts at level {start}, outside (0, 1]; use 1 to start from noise")
 
     def __call__(self, chunks: Sequence[int], grid: Sequence[float]) -> Iterator[Step | Commit]:
+        if self.starts and not all(0 <= chunk < len(self.starts) for chunk in chunks):
+            raise InputError(
+                f"{len(self.starts)} starting levels do not cover chunks {min(chunks)} to {max(chunks)}; "
+                "give one for every chunk of the video, or none"
+            )
         for chunk in chunks:
-            for sigma, sigma_next in pairwise(grid):
+            start = self.starts[chunk] if self.starts else 1.0
+            for sigma, sigma_next in pairwise(start * level for level in grid):
                 yield Step((chunk,), (sigma,), (sigma_next,))
             yield Commit(chunk)
 
