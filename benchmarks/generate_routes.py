@@ -29,9 +29,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_mask
 
-from blockvid.attention.attend import Cached, Full, Recording
-from blockvid.attention.cache import ChunkMemory, KVCache
-from blockvid.attention.policies import Window
+from blockvid.attention.attend import Cached, Full
+from blockvid.attention.cache import ChunkMemory, KVCache, MemoryWriter
+from blockvid.attention.policies import Window, recalls
 from blockvid.attention.rope import grid_positions
 from blockvid.flow import sigma_grid
 from blockvid.geometry import Geometry
@@ -112,7 +112,7 @@ def blockvid(job: Job) -> list[Piece]:
     """Chunk by chunk with a KV cache of the last two chunks."""
     models, frames = job.models, job.frames
     g, rope = models.geometry, models.dit.rope
-    cache = KVCache(Window(PAST), rope)
+    cache = KVCache(recalls(Window(PAST), torch.eye(job.chunks)), rope, dtype=models.dit.dtype)
     denoiser = Guided(VelocityDenoiser(models.dit, models.fps_index), job.guidance)
 
     def begin(chunk: int) -> Start:
@@ -122,14 +122,12 @@ def blockvid(job: Job) -> list[Piece]:
     def condition(chunks: tuple[int, ...]) -> Condition:
         (chunk,) = chunks
         text = TextContext(job.text[:, None].to(models.dit.dtype), (frames[chunk],))
-        return Condition(denoiser, text, Cached(rope, cache.recall(chunk), grid(g, frames[chunk])))
-
-    def commit(chunk: int, recording: Recording) -> None:
-        keys, values = tuple(recording.keys), tuple(recording.values)
-        cache.append(ChunkMemory(chunk, frames[chunk], keys, values, grid(g, frames[chunk])))
+        start, positions = sum(frames[:chunk]), grid(g, frames[chunk])
+        writer = MemoryWriter(ChunkMemory(chunk, start, frames[chunk], positions, ()), rope, torch.Generator())
+        return Condition(denoiser, text, Cached(rope, cache.recall(chunk, start), positions), writer)
 
     laps, levels = Laps(), sigma_grid(job.steps, models.defaults.shift)
-    for event in sample(Chunkwise(), UniPC(), levels, range(job.chunks), begin, condition, commit):
+    for event in sample(Chunkwise(), UniPC(), levels, range(job.chunks), begin, condition, cache.append):
         if isinstance(event, Finished):
             laps.lap()
     return [Piece(s, n, i >= PAST) for i, (s, n) in enumerate(zip(laps.seconds, frames, strict=True))]

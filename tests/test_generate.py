@@ -106,7 +106,7 @@ def test_a_video_its_contact_sheet_and_its_manifest(tiny: Tiny, tmp_path: Path) 
     assert fixed["geometry"] | {"width": 32, "height": 32, "fps": 8, "chunk_frames": 2} == fixed["geometry"]
     assert [shot["prompt"] for shot in fixed["storyboard"]["shots"]] == [shot.prompt for shot in BOARD.shots]
     settings = fixed["settings"]
-    assert settings["steps"] == 2 and None not in settings.values()
+    assert settings["steps"] == 2 and settings.pop("schedule") is None and None not in settings.values()
     assert settings["policy"] == {"kind": "Window", "chunks": 2}
     assert settings["solver"]["kind"] in ("UniPC", "Euler")
     assert all(fixed[name] for name in ("torch", "diffusers", "blockvid", "dtype", "device", "threads"))
@@ -210,7 +210,7 @@ def test_a_torn_journal_costs_the_chunk_that_was_torn(pipe: Pipeline, copy: Path
     journal = run_folder(copy) / "journal.jsonl"
     chunks = [line for line in journal.read_text().splitlines(keepends=True) if "index" in json.loads(line)]
     journal.write_text("".join(chunks[:3]) + chunks[3][:20])
-    (run_folder(copy) / "memory/00003.safetensors").unlink()
+    (run_folder(copy) / "decoder/00003.safetensors").unlink()
     events: list[Event] = []
     try:
         generate(pipe, BOARD, copy, FAST, Existing.RESUME, events.append)

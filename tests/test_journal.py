@@ -48,12 +48,12 @@ def generate(folder: Path, chunks: int = CHUNKS) -> None:
     """A stand-in for generation: every chunk is a function of the state after the one before it."""
     with opened(folder) as journal:
         start = journal.finished
-        journal.forget("state", before=max(0, start - 1))  # in case the kill fell between commit and forget
+        journal.forget("state", range(max(0, start - 1)))  # in case the kill fell between commit and forget
         state = journal.load(start - 1, "state")["value"] if start else torch.zeros(3)
         for index in range(start, chunks):
             latents, state = chunk(index, state)
             journal.commit(index, {"chunks": {"latents": latents}, "state": {"value": state}}, seconds=1.5)
-            journal.forget("state", before=index)
+            journal.forget("state", range(index))
         journal.finish()
 
 

@@ -113,12 +113,12 @@ def test_guidance(pipe: Pipeline) -> None:
     """At 1 a single row runs; a shot's own guidance counts from its chunk on, and the whole video then has two."""
     plain = list(pipe.stream(board(*FOUR[:2]), replace(FAST, guidance=1.0)))
     guided = list(pipe.stream(board(*FOUR[:2]), replace(FAST, guidance=4.0)))
-    assert (plain[0].memory.keys[0].shape[0], guided[0].memory.keys[0].shape[0]) == (1, 2)
+    assert (plain[0].memory.layers[0].keys.data.shape[0], guided[0].memory.layers[0].keys.data.shape[0]) == (1, 2)
     assert not same(plain[0], guided[0])
     mixed = list(pipe.stream(board(*FOUR[:2], guidance=4.0), replace(FAST, guidance=1.0)))
     assert same(mixed[0], guided[0]) and not same(mixed[1], guided[1])
     neutral = list(pipe.stream(board(*FOUR[:2], guidance=1.0), replace(FAST, guidance=4.0)))
-    assert neutral[0].memory.keys[0].shape[0] == 2
+    assert neutral[0].memory.layers[0].keys.data.shape[0] == 2
     torch.testing.assert_close(neutral[0].latents, plain[0].latents, rtol=1e-4, atol=1e-4)
 
 
@@ -205,5 +205,5 @@ def test_devices_that_are_not_there_are_refused(device: str) -> None:
 def test_bfloat16_weights_make_a_video_too(storybook: Tiny) -> None:
     pipe = Pipeline.from_pretrained(storybook.folder, "cpu", torch.bfloat16)
     clips = list(pipe.stream(board(*FOUR[:2]), FAST))
-    assert clips[0].memory.keys[0].dtype == torch.bfloat16 and clips[0].latents.dtype == torch.float32
+    assert clips[0].memory.layers[0].keys.data.dtype == torch.bfloat16 and clips[0].latents.dtype == torch.float32
     assert json.loads((storybook.folder / "blockvid.json").read_text())["defaults"]["solver"] == "euler"

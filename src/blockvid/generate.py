@@ -6,19 +6,22 @@ import hashlib
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from blockvid.attention.cache import ChunkMemory
+from blockvid.attention.policies import needed
 from blockvid.errors import InputError
 from blockvid.journal import Determining, Informative, Journal, Manifest
-from blockvid.pipeline import Clip, Pipeline, Settings, State, pixel_span, to_uint8
+from blockvid.pipeline import Clip, Pipeline, Settings, State, Take, pixel_span, to_uint8
 from blockvid.sampling.sampler import Progress
 from blockvid.storyboard import Chunk, Storyboard
+from blockvid.trace import FILE, ChunkTrace, Trace
 from blockvid.video import GrowingVideo, check_target, contact_sheet, read_frames, read_image
 
 
@@ -63,11 +66,12 @@ def generate(
     settings: Settings,
     existing: Existing = Existing.REFUSE,
     watch: Callable[[Event], None] = lambda _: None,
+    trace: bool = False,
 ) -> Path:
     """Make the video at `out`, returning the path of its contact sheet.
 
-    After every chunk `out` is a complete, playable mp4 and the run folder can resume. InputError, before any work, for
-    what cannot be read, written or resumed.
+    After every chunk `out` is a complete, playable mp4 and the run folder can resume. `trace` also writes trace.json
+    there: what each chunk recalled and why. InputError, before any work, for what cannot be read, written or resumed.
     """
     out = out.absolute()
     check_target(out)
@@ -84,7 +88,7 @@ def generate(
         with Journal.resume(folder, manifest) if resuming else Journal.create(folder, manifest) as journal:
             geometry = pipe.models.geometry
             video = GrowingVideo(out, journal.segments, geometry.fps, geometry.width, geometry.height)
-            _Run(pipe, storyboard, settings, journal, video, watch).go()
+            _Run(pipe, storyboard, settings, journal, video, watch, trace).go()
             if journal.manifest.informative.finished is None:
                 journal.finish()
     except InputError:
@@ -113,6 +117,7 @@ class _Run:
     journal: Journal
     video: GrowingVideo
     watch: Callable[[Event], None]
+    trace: bool
 
     def go(self) -> None:
         """Take up after the last chunk that is both journaled and encoded, and make the rest."""
@@ -121,9 +126,9 @@ class _Run:
         if self.video.chunks < start:
             self._encode_again(chunks, start)
         self.video.keep(start)
-        self._forget(start)
         if start == len(chunks):
             self.video.rebuild()
+            self._write_trace()
         else:
             self._make(chunks, start)
         self._picture(chunks)
@@ -136,43 +141,39 @@ class _Run:
             (chunk,), (done,) = event.chunks, event.updates
             self.watch(Event(chunk, len(chunks), done, steps, frames, time.perf_counter() - began, False))
 
+        take = self.pipe.take(self.storyboard, self.settings)
+        self._forget(take, start)
         last = began
-        for clip in self.pipe.stream(self.storyboard, self.settings, start, self._state(start), progress):
+        for clip in take.clips(start, self._state(take, start), progress):
             index = clip.chunk.index
             self.video.append(index, clip.frames)
             now = time.perf_counter()
-            self.journal.commit(index, _files(clip), now - last)
-            self._forget(index + 1)
+            self.journal.commit(index, _files(clip), now - last, clip.trace.model_dump(mode="json"))
+            self._write_trace()
+            self._forget(take, index + 1)
             last, frames = now, frames + len(clip.frames)
             self.watch(Event(index, len(chunks), steps, steps, frames, now - began, True))
 
-    def _state(self, start: int) -> State:
+    def _write_trace(self) -> None:
+        if self.trace:
+            chunks = tuple(ChunkTrace.model_validate(facts) for facts in self.journal.facts)
+            storage = ", ".join(vars(self.settings.storage).values())
+            Trace(policy=str(self.settings.policy), storage=storage, chunks=chunks).write(self.journal.folder / FILE)
+
+    def _state(self, take: Take, start: int) -> State:
         """What chunk `start` needs of those before it."""
         if start == 0:
             return State()
-        memories = (ChunkMemory.from_tensors(self.journal.load(index, "memory")) for index in self._needed(start))
-        device = next(self.pipe.models.dit.parameters()).device
-        placed = tuple(
-            ChunkMemory(
-                m.index,
-                m.frames,
-                tuple(k.to(device) for k in m.keys),
-                tuple(v.to(device) for v in m.values),
-                m.positions.to(device),
-            )
-            for m in memories
-        )
-        return State(placed, self.journal.load(start - 1, "decoder"))
+        device = take.device if self.settings.storage.place == "device" else "cpu"
+        memories = (ChunkMemory.from_tensors(self.journal.load(i, "memory")) for i in sorted(needed(take.plan, start)))
+        latents = self.journal.load(start - 1, "latents")["latents"].to(take.device)
+        return State(tuple(m.to(device) for m in memories), self.journal.load(start - 1, "decoder"), latents)
 
-    def _needed(self, start: int) -> range:
-        horizon = self.settings.policy.horizon
-        return range(0 if horizon is None else max(0, start - horizon), start)
-
-    def _forget(self, start: int) -> None:
+    def _forget(self, take: Take, start: int) -> None:
         """Drop state that resuming at `start`, or one chunk earlier, would not read."""
         spare = max(0, start - 1)
-        self.journal.forget("memory", self._needed(spare).start)
-        self.journal.forget("decoder", max(0, spare - 1))
+        self.journal.forget("memory", set(range(start)) - needed(take.plan, start) - needed(take.plan, spare))
+        self.journal.forget("decoder", set(range(max(0, spare - 1))))
 
     def _encode_again(self, chunks: tuple[Chunk, ...], stop: int) -> None:
         """Segments were lost: decode the journaled latents from the beginning and write the missing ones."""
@@ -203,13 +204,19 @@ def _files(clip: Clip) -> dict[str, dict[str, torch.Tensor]]:
     return {"latents": {"latents": clip.latents}, "memory": clip.memory.tensors(), "decoder": clip.decoder}
 
 
+def _plain(value: Any) -> Any:
+    """A setting as JSON: a component by its kind and fields."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {
+            "kind": type(value).__name__,
+            **{field.name: _plain(getattr(value, field.name)) for field in fields(value)},
+        }
+    return value
+
+
 def _determining(pipe: Pipeline, storyboard: Storyboard, settings: Settings) -> Determining:
     models, weights = pipe.models, next(pipe.models.dit.parameters())
-    chosen = {
-        name: {"kind": type(value).__name__, **asdict(value)} if name in ("solver", "policy") else value
-        for name, value in vars(settings).items()
-        if name not in ("seed", "image")
-    }
+    chosen = {name: _plain(value) for name, value in vars(settings).items() if name not in ("seed", "image")}
     chunks = storyboard.chunks(models.geometry)
     pictures = [settings.image, *(chunk.image for chunk in chunks if chunk.index)]
     hashes = []

@@ -20,7 +20,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -88,22 +88,23 @@ class Manifest(BaseModel):
 
 
 class _Finished(BaseModel):
-    """The line of a finished chunk: the sha256 of each file, by group."""
+    """The line of a finished chunk: the sha256 of each file, by group, and what else is to be known about it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     index: int
     sha256: dict[str, str]
     seconds: float
+    facts: JsonValue = None
 
 
 class _Forgotten(BaseModel):
-    """The line that says which files went on purpose: those of ``group`` before chunk ``before``."""
+    """The line that says which files went on purpose: those of ``group`` of these chunks."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     group: str
-    before: int
+    chunks: tuple[int, ...]
 
 
 class Journal:
@@ -113,7 +114,7 @@ class Journal:
         """Use ``create`` or ``resume``."""
         self.folder, self.manifest, self._lock = folder, manifest, lock
         self._chunks = [line for line in lines if isinstance(line, _Finished)]
-        self._before = _forgotten(lines)
+        self._gone = _forgotten(lines)
 
     @classmethod
     def create(cls, folder: Path, manifest: Manifest) -> Journal:
@@ -179,7 +180,14 @@ class Journal:
         """The folder for the encoded chunks."""
         return self.folder / "segments"
 
-    def commit(self, index: int, files: Mapping[str, Mapping[str, Tensor]], seconds: float) -> None:
+    @property
+    def facts(self) -> tuple[JsonValue, ...]:
+        """What was committed as ``facts`` with each finished chunk."""
+        return tuple(chunk.facts for chunk in self._chunks)
+
+    def commit(
+        self, index: int, files: Mapping[str, Mapping[str, Tensor]], seconds: float, facts: JsonValue = None
+    ) -> None:
         """Make chunk ``index``, the next one, durable: each group's tensors become ``<group>/<index>.safetensors``.
 
         When this returns, the chunk survives a power cut; if it raises (InputError: the disk refused) or is killed,
@@ -189,7 +197,7 @@ class Journal:
         for group in files:
             assert GROUP.fullmatch(group) and group not in NOT_GROUPS, group
         hashes = {group: self._write(self._path(group, index), tensors) for group, tensors in files.items()}
-        line = _Finished(index=index, sha256=hashes, seconds=seconds)
+        line = _Finished(index=index, sha256=hashes, seconds=seconds, facts=facts)
         self._append(line)
         self._chunks.append(line)
 
@@ -205,17 +213,18 @@ class Journal:
 
     def holds(self, index: int, group: str) -> bool:
         """Whether chunk ``index`` is finished and its ``group`` was written and not forgotten."""
-        return index < self.finished and group in self._chunks[index].sha256 and index >= self._before.get(group, 0)
+        written = index < self.finished and group in self._chunks[index].sha256
+        return written and index not in self._gone.get(group, ())
 
-    def forget(self, group: str, before: int) -> None:
-        """Remove the files of ``group`` of all chunks before ``before``, which resuming no longer needs."""
-        known = self._before.get(group, 0)
-        if before <= known:
+    def forget(self, group: str, chunks: Collection[int]) -> None:
+        """Remove the files of ``group`` of these chunks, which resuming no longer needs; known ones are passed over."""
+        fresh = sorted(set(chunks) - self._gone.get(group, frozenset()))
+        if not fresh:
             return
-        assert before <= self.finished, f"chunks before {before} of {self.finished}"
-        self._append(_Forgotten(group=group, before=before))  # first, or a kill would leave holes without a reason
-        self._before[group] = before
-        for index in range(known, before):
+        assert fresh[-1] < self.finished, f"chunk {fresh[-1]} of {self.finished} is not finished"
+        self._append(_Forgotten(group=group, chunks=tuple(fresh)))  # first, or a kill would leave holes unexplained
+        self._gone[group] = self._gone.get(group, frozenset()) | frozenset(fresh)
+        for index in fresh:
             self._path(group, index).unlink(missing_ok=True)
 
     def finish(self) -> None:
@@ -384,29 +393,32 @@ def _rewrite(path: Path, data: bytes) -> None:
         part.write_bytes(data)
 
 
-def _forgotten(lines: Sequence[_Finished | _Forgotten]) -> dict[str, int]:
-    # Successive lines of a group only ever raise its bound, so the last one holds.
-    return {line.group: line.before for line in lines if isinstance(line, _Forgotten)}
+def _forgotten(lines: Sequence[_Finished | _Forgotten]) -> dict[str, frozenset[int]]:
+    gone: dict[str, frozenset[int]] = {}
+    for line in lines:
+        if isinstance(line, _Forgotten):
+            gone[line.group] = gone.get(line.group, frozenset()) | frozenset(line.chunks)
+    return gone
 
 
 def _intact(folder: Path, lines: Sequence[_Finished | _Forgotten]) -> list[_Finished | _Forgotten]:
     """The lines before the first chunk with a file that is missing or not what was written.
 
-    Later lines that only forget are kept: the files they name are gone whatever happened since.
+    What was forgotten of earlier chunks stays forgotten: the files are gone whatever happened since.
     """
-    before = _forgotten(lines)
+    gone = _forgotten(lines)
     chunks = [line for line in lines if isinstance(line, _Finished)]
     whole = 0
     for line in chunks:
-        kept = {group: digest for group, digest in line.sha256.items() if line.index >= before.get(group, 0)}
+        kept = {group: digest for group, digest in line.sha256.items() if line.index not in gone.get(group, ())}
         paths = {_group_path(folder, group, line.index): digest for group, digest in kept.items()}
         if any(not path.is_file() or _sha256(path) != digest for path, digest in paths.items()):
             break
         whole += 1
     if whole == len(chunks):
         return list(lines)
-    bounds = [_Forgotten(group=group, before=min(bound, whole)) for group, bound in before.items()]
-    return [*chunks[:whole], *bounds]
+    still = {group: tuple(sorted(index for index in indices if index < whole)) for group, indices in gone.items()}
+    return [*chunks[:whole], *(_Forgotten(group=group, chunks=indices) for group, indices in still.items() if indices)]
 
 
 def _sha256(path: Path) -> str:

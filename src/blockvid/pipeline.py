@@ -13,22 +13,24 @@ from einops import rearrange, repeat
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from blockvid.attention.attend import Cached, Recording
-from blockvid.attention.cache import ChunkMemory, KVCache
-from blockvid.attention.policies import KeyValuePolicy, Window
-from blockvid.attention.rope import grid_positions
+from blockvid.attention.attend import Cached
+from blockvid.attention.cache import ChunkMemory, KVCache, MemoryWriter, Placement, place
+from blockvid.attention.policies import KeyValuePolicy, Window, recalls, similarity
+from blockvid.attention.rope import MAX_POSITION, grid_positions
+from blockvid.attention.storage import Storage
 from blockvid.errors import InputError
-from blockvid.flow import sigma_grid
+from blockvid.flow import ChunkSchedule, sigma_grid
 from blockvid.geometry import Geometry
 from blockvid.model.dit import TextContext
 from blockvid.model.load import Models, load_models
 from blockvid.model.text import PromptEmbedding
 from blockvid.sampling.denoiser import Guided, VelocityDenoiser
-from blockvid.sampling.noise import Start, base_noise
+from blockvid.sampling.noise import BoundaryNoise, Start, chunk_seed
 from blockvid.sampling.plans import Chunkwise
 from blockvid.sampling.sampler import Condition, Progress, sample
 from blockvid.sampling.solvers import Euler, Solver, UniPC
 from blockvid.storyboard import Chunk, Storyboard
+from blockvid.trace import ChunkTrace, Recalled
 from blockvid.video import read_image
 
 if TYPE_CHECKING:
@@ -47,6 +49,11 @@ class Settings:
     shift: float | None = None
     solver: Solver | None = None
     policy: KeyValuePolicy = field(default_factory=Window)
+    storage: Storage = field(default_factory=Storage)
+    placement: Placement = "compact"
+    noise: BoundaryNoise = field(default_factory=BoundaryNoise)
+    schedule: ChunkSchedule | None = None
+    """Warm start: chunk c begins at eps_c from the chunk before it, instead of from noise. None: from noise."""
     negative_prompt: str | None = None
     image: Path | None = None
     """First frame: the video starts from this picture (text + image to video)."""
@@ -85,6 +92,8 @@ class State:
 
     memories: tuple[ChunkMemory, ...] = ()
     decoder: dict[str, Tensor] = field(default_factory=dict)
+    latents: Float[Tensor, "1 c f h w"] | None = None
+    """Of the last finished chunk."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,7 @@ class Clip:
     latents: Float[Tensor, "1 c f h w"]
     memory: ChunkMemory
     decoder: dict[str, Tensor]
+    trace: ChunkTrace
 
 
 Watch = Callable[[Progress], None]
@@ -145,9 +155,12 @@ class Pipeline:
         With `start` > 0, `state` must be the state after chunk `start` - 1 of the same storyboard and settings; what
         follows is then bit for bit what an uninterrupted stream yields on the same machine.
         """
+        return self.take(storyboard, settings).clips(start, state, watch)
+
+    def take(self, storyboard: Storyboard | Sequence[str], settings: Settings | None = None) -> Take:
+        """One video about to be made: prompts are embedded and pictures looked at, no frame exists yet."""
         storyboard = self._storyboard(storyboard)
-        take = _Take(self.models, storyboard, (settings or Settings()).resolved(self.models, storyboard))
-        return take.clips(start, state or State(), watch or (lambda _: None))
+        return Take(self.models, storyboard, (settings or Settings()).resolved(self.models, storyboard))
 
     def _storyboard(self, storyboard: Storyboard | Sequence[str]) -> Storyboard:
         if isinstance(storyboard, Storyboard):
@@ -158,7 +171,7 @@ class Pipeline:
         return Storyboard.model_validate({"shots": [{"prompt": prompt, "seconds": seconds} for prompt in storyboard]})
 
 
-class _Take:
+class Take:
     """One video being made: what `sample` asks for, answered from the storyboard, the cache and the autoencoder."""
 
     def __init__(self, models: Models, storyboard: Storyboard, settings: Settings) -> None:
@@ -171,13 +184,24 @@ class _Take:
         for path in self.anchors.values():
             read_image(path, self.geometry.width, self.geometry.height)  # a bad picture is refused before any work
         self.prompts = self._embed()
-        self.cache = KVCache(settings.policy, models.dit.rope)
+        self.similarity = similarity(self.prompts.pooled[: len(self.chunks)])
+        self.plan = recalls(settings.policy, self.similarity)
+        """What each chunk will recall."""
+        self.starts = self._starts()
+        self._check_positions()
+        self.cache = KVCache(self.plan, models.dit.rope, self.device, models.dit.dtype, settings.placement)
         self.memory: ChunkMemory | None = None
-        """Of the last finished chunk."""
+        """Of the last finished chunk, like `latents`."""
+        self.latents: Tensor | None = None
+        self.kept: dict[int, tuple[float, ...]] = {}
+        """Share of each chunk's tokens that each layer remembers."""
 
-    def clips(self, start: int, state: State, watch: Watch) -> Iterator[Clip]:
+    def clips(self, start: int = 0, state: State | None = None, watch: Watch | None = None) -> Iterator[Clip]:
+        """As `Pipeline.stream`; a take serves one pass."""
+        state, watch = state or State(), watch or (lambda _: None)
+        self.latents = state.latents
         for memory in state.memories:
-            self.cache.append(memory)
+            self._remember(memory)
         decoder = self.models.autoencoder.decoder()
         if state.decoder:
             decoder.load(state.decoder)
@@ -185,47 +209,90 @@ class _Take:
         assert settings.steps is not None and settings.shift is not None and settings.solver is not None
         grid = sigma_grid(settings.steps, settings.shift)
         indices = range(start, len(self.chunks))
-        for event in sample(Chunkwise(), settings.solver, grid, indices, self.begin, self.condition, self.commit):
+        plan = Chunkwise(self.starts)
+        for event in sample(plan, settings.solver, grid, indices, self.begin, self.condition, self.commit):
             if isinstance(event, Progress):
                 watch(event)
                 continue
             chunk = self.chunks[event.chunk]
             pixels = to_uint8(decoder.push(event.latents.to(self.device)))[: self._wanted(chunk)]
             assert self.memory is not None
-            yield Clip(chunk, pixels, event.latents, self.memory, decoder.state())
+            self.latents = event.latents
+            yield Clip(chunk, pixels, event.latents, self.memory, decoder.state(), self._trace(chunk, self.memory))
 
     def begin(self, index: int) -> Start:
         """Noise of the chunk, with its first latent frame given where the storyboard has a picture."""
-        chunk, g = self.chunks[index], self.geometry
-        seed = self.settings.seed if chunk.seed is None else chunk.seed
-        shape = (1, g.latent_channels, chunk.frames, g.latent_height, g.latent_width)
-        path = self.anchors.get(index)
-        clean = (
-            None
-            if path is None
-            else picture_latent(self.models.autoencoder, read_image(path, g.width, g.height), index > 0)
-        )
-        return Start.after(clean, base_noise(seed, index, shape, self.device))
+        g = self.geometry
+        path, clean = self.anchors.get(index), None
+        if path is not None:
+            clean = picture_latent(self.models.autoencoder, read_image(path, g.width, g.height), index > 0)
+        shape = (g.latent_channels, g.latent_height, g.latent_width)
+        seeds = [self.settings.seed if chunk.seed is None else chunk.seed for chunk in self.chunks]
+        noise = self.settings.noise(index, seeds, [chunk.frames for chunk in self.chunks], shape, self.device)
+        if self.starts and index > 0:
+            assert self.latents is not None
+            return Start.warm(clean, noise, self.latents.to(self.device), self.starts[index])
+        return Start.after(clean, noise)
 
     def condition(self, chunks: tuple[int, ...]) -> Condition:
         """The chunk's prompt (and the negative prompt) and the past that the policy recalls."""
         (index,) = chunks
         chunk = self.chunks[index]
         positions = self._positions(chunk).to(self.device)
-        attend = Cached(self.models.dit.rope, self.cache.recall(index), positions)
+        rope, settings = self.models.dit.rope, self.settings
+        attend = Cached(rope, self.cache.recall(index, chunk.start), positions)
+        empty = ChunkMemory(index, chunk.start, chunk.frames, positions, ())
+        chance = torch.Generator().manual_seed(chunk_seed(settings.seed, index))
+        writer = MemoryWriter(empty, rope, chance, settings.policy.salience, settings.storage)
         rows = [index, len(self.chunks)] if self.guided else [index]
         mask = self.prompts.mask[rows, None] if self.models.text_mask else None
         text = TextContext(self.prompts.tokens[rows, None], (chunk.frames,), mask)
-        return Condition(
-            Guided(VelocityDenoiser(self.models.dit, self.models.fps_index), self._scale(chunk)), text, attend
+        denoiser = Guided(VelocityDenoiser(self.models.dit, self.models.fps_index), self._scale(chunk))
+        return Condition(denoiser, text, attend, writer)
+
+    def commit(self, memory: ChunkMemory) -> None:
+        """Remember a finished chunk."""
+        self.memory = memory
+        self._remember(memory)
+
+    def _remember(self, memory: ChunkMemory) -> None:
+        self.cache.append(memory)  # which keeps nothing that no later chunk recalls
+        self.kept[memory.index] = memory.kept
+
+    def _trace(self, chunk: Chunk, memory: ChunkMemory) -> ChunkTrace:
+        """What the chunk recalled and why."""
+        g, similarities = self.geometry, self.similarity[chunk.index].tolist()
+        recalled = []
+        for index, why in self.plan[chunk.index]:
+            tokens = self.chunks[index].frames * g.tokens_per_frame * sum(self.kept[index]) / len(self.kept[index])
+            recalled.append(Recalled(chunk=index, why=why, similarity=similarities[index], tokens=tokens))
+        span = pixel_span(chunk, g, self.frames)
+        return ChunkTrace(
+            chunk=chunk.index,
+            prompt=chunk.prompt,
+            seconds=(span.start / g.fps, span.stop / g.fps),
+            recalled=tuple(recalled),
+            similarities=tuple(similarities[: chunk.index]),
+            tokens=chunk.frames * g.tokens_per_frame,
+            kept=memory.kept,
+            bank_bytes=self.cache.nbytes,
         )
 
-    def commit(self, index: int, recording: Recording) -> None:
-        """Remember a finished chunk."""
-        chunk = self.chunks[index]
-        keys, values = tuple(recording.keys), tuple(recording.values)
-        self.memory = ChunkMemory(index, chunk.frames, keys, values, self._positions(chunk).to(self.device))
-        self.cache.append(self.memory)  # which, with a window of 0, keeps nothing
+    def _starts(self) -> tuple[float, ...]:
+        """Level at which each chunk begins; the first has nothing before it and begins from noise."""
+        schedule = self.settings.schedule
+        return () if schedule is None else (1.0, *schedule.levels(len(self.chunks)).tolist()[1:])
+
+    def _check_positions(self) -> None:
+        """InputError, before any work, if a chunk would stand past the end of the rotary table."""
+        for chunk, recall in zip(self.chunks, self.plan, strict=True):
+            spans = [(self.chunks[index].start, self.chunks[index].frames) for index, _ in recall]
+            _, first = place(recall, spans, chunk.start, self.settings.placement)
+            if first + chunk.frames > MAX_POSITION:
+                raise InputError(
+                    f"chunk {chunk.index} would stand at latent frame {first} and the rotary table ends at "
+                    f"{MAX_POSITION}; use a policy that recalls less, or compact positions"
+                )
 
     def _positions(self, chunk: Chunk) -> Tensor:
         g = self.geometry

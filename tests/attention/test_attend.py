@@ -8,11 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blockvid.attention.attend import Attend, BlockCausal, Cached, Full, Masked, Recording, _Explicit, attention
-from blockvid.attention.cache import Context
+from blockvid.attention.cache import ChunkMemory, Context, MemoryWriter
 from blockvid.attention.masks import block_causal, chunk_ids
 from blockvid.attention.rope import Rope, grid_positions
 
 ROPE = Rope(16)
+
+
+def nothing() -> Context:
+    return Context(0, ROPE, (), (), torch.float32)
 
 
 def random_qkv(s: int, z: int | None = None, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,7 +89,7 @@ def test_the_mask_in_plain_sight() -> None:
 def test_an_empty_context_is_bidirectional() -> None:
     positions = grid_positions(2, 2, 3)
     q, k, v = random_qkv(12)
-    assert torch.equal(Cached(ROPE, Context(0, (), ()), positions)(0, q, k, v), Full(ROPE, positions)(0, q, k, v))
+    assert torch.equal(Cached(ROPE, nothing(), positions)(0, q, k, v), Full(ROPE, positions)(0, q, k, v))
 
 
 def test_chunks_that_do_not_tile_are_refused() -> None:
@@ -95,18 +99,21 @@ def test_chunks_that_do_not_tile_are_refused() -> None:
 
 def test_a_recording_keeps_unrotated_keys_and_serves_one_forward() -> None:
     positions = grid_positions(2, 2, 3)
-    recording = Recording(Full(ROPE, positions))
+    writer = MemoryWriter(ChunkMemory(3, 8, 2, positions, ()), ROPE, torch.Generator())
+    recording = Recording(Full(ROPE, positions), writer)
     q, k, v = random_qkv(12)
     for layer in range(2):
         assert torch.equal(recording(layer, q, k, v), Full(ROPE, positions)(layer, q, k, v))
-    assert all(torch.equal(kept, k) for kept in recording.keys)
-    assert all(torch.equal(kept, v) for kept in recording.values)
-    with pytest.raises(ValueError, match="layer 0 called where layer 2 was due: a recording serves one forward"):
+    memory = writer.memory()
+    assert (memory.index, memory.start, memory.frames, memory.kept) == (3, 8, 2, (1.0, 1.0))
+    assert all(torch.equal(layer.keys.data, k) and torch.equal(layer.values.data, v) for layer in memory.layers)
+    with pytest.raises(ValueError, match="layer 0 came where layer 2 was due: one writer serves one forward"):
         recording(0, q, k, v)
 
 
 def test_every_attend_is_one() -> None:
     positions = grid_positions(1, 2, 3)
-    attend: list[Attend] = [Full(ROPE, positions), Cached(ROPE, Context(0, (), ()), positions)]
+    attend: list[Attend] = [Full(ROPE, positions), Cached(ROPE, nothing(), positions)]
     attend += [Masked(ROPE, positions, torch.ones(6, 6).bool()), BlockCausal(ROPE, positions, (6,))]
-    assert all(isinstance(one, Attend) for one in [*attend, Recording(attend[0])])
+    writer = MemoryWriter(ChunkMemory(0, 0, 1, positions, ()), ROPE, torch.Generator())
+    assert all(isinstance(one, Attend) for one in [*attend, Recording(attend[0], writer)])

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from blockvid.attention.attend import Attend, BlockCausal, Cached, Full, Masked, Recording
-from blockvid.attention.cache import ChunkMemory, KVCache
+from blockvid.attention.attend import Attend, BlockCausal, Cached, Full, Masked, Recalling, Recording
+from blockvid.attention.cache import ChunkMemory, KVCache, MemoryWriter
 from blockvid.attention.masks import block_causal, chunk_ids
 from blockvid.attention.policies import Full as Everything
-from blockvid.attention.policies import Policy, Window
+from blockvid.attention.policies import Policy, Recall, Window, recalls
 from blockvid.attention.rope import grid_positions
 from blockvid.model.dit import BlockDiT, TextContext
 
@@ -58,17 +58,20 @@ class Video:
 
     def chunkwise(self, model: BlockDiT, policy: Policy) -> tuple[Tensor, KVCache]:
         """Each chunk with its recalled context and itself; its keys and values are then remembered."""
-        cache, made, start = KVCache(policy, model.rope), [], 0
+        plan = recalls(policy, torch.eye(len(self.frames) + 1))
+        cache, made, start = KVCache(plan, model.rope), [], 0
         for chunk, count in enumerate(self.frames):
             span = slice(start, start + count)
             positions = grid_positions(count, HEIGHT // 2, WIDTH // 2)
-            recording = Recording(Cached(model.rope, cache.recall(chunk), positions))
+            empty = ChunkMemory(chunk, start, count, positions, ())
+            writer = MemoryWriter(empty, model.rope, torch.Generator(), policy.salience)
+            recording = Recording(Cached(model.rope, cache.recall(chunk, start), positions), writer)
             mask = self.text.mask
             text = TextContext(
                 self.text.tokens[:, chunk : chunk + 1], (count,), None if mask is None else mask[:, chunk : chunk + 1]
             )
             made.append(model(self.latents[:, :, span], self.timestep[:, span], text, recording))
-            cache.append(ChunkMemory(chunk, count, tuple(recording.keys), tuple(recording.values), positions))
+            cache.append(writer.memory())
             start += count
         return torch.cat(made, dim=2), cache
 
@@ -173,3 +176,32 @@ def test_masked_slots_of_text_are_unread(model: BlockDiT) -> None:
     changed.text.tokens[~changed.text.mask] = 50.0
     attend = BlockCausal(model.rope, video.positions(), video.chunk_tokens)
     assert torch.equal(video.at_once(model, attend), changed.at_once(model, attend))
+
+
+@pytest.mark.parametrize("skipped", [(), (0,), (1,), (0, 1), (2,)])
+def test_training_with_retrieval_is_generation_with_the_same_recalls(model: BlockDiT, skipped: tuple[int, ...]) -> None:
+    """The last chunk sees some of those before it, at compact positions: in one masked pass and from the cache."""
+    video = Video((3, 2, 2, 2, 2))
+    last = tuple((i, "similar") for i in range(4) if i not in skipped)
+    plan = [tuple((i, "all") for i in range(c)) for c in range(4)] + [last]
+    at_once = video.at_once(model, Recalling(model.rope, video.positions(), video.chunk_tokens, plan))
+
+    class Given:
+        salience = None
+
+        def held(self, chunks: int) -> int:
+            return chunks
+
+        def recall(self, chunk: int, similarity: Tensor) -> Recall:
+            return plan[chunk] if chunk < len(plan) else ()
+
+    close(video.chunkwise(model, Given())[0], at_once)
+
+
+def test_retrieving_nothing_is_the_window(model: BlockDiT) -> None:
+    video = Video((3, 2, 2, 2, 2))
+    plan = recalls(Window(2), torch.eye(5))
+    windowed = video.at_once(model, BlockCausal(model.rope, video.positions(), video.chunk_tokens, 2))
+    assert torch.equal(
+        video.at_once(model, Recalling(model.rope, video.positions(), video.chunk_tokens, plan)), windowed
+    )

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from blockvid.attention.attend import Cached, Recording
-from blockvid.attention.cache import ChunkMemory, KVCache
-from blockvid.attention.policies import Full, KeyValuePolicy, Window
+from blockvid.attention.attend import Cached
+from blockvid.attention.cache import ChunkMemory, KVCache, MemoryWriter
+from blockvid.attention.policies import DynamicSparse, Full, KeyValuePolicy, Semantic, SinkWindow, Window, recalls
 from blockvid.attention.rope import grid_positions
+from blockvid.attention.salience import Salience
 from blockvid.flow import sigma_grid
 from blockvid.model.dit import BlockDiT, TextContext
 from blockvid.sampling.denoiser import Guided, VelocityDenoiser
@@ -21,7 +22,9 @@ from blockvid.sampling.sampler import Condition, Finished, sample
 from blockvid.sampling.solvers import UniPC
 
 FRAMES = (3, 2, 2, 2)
-POLICIES = [Window(2), Full()]
+THIN = Salience(tau=0.6, recent=3, random=3)
+POLICIES = [Window(2), Full(), SinkWindow(1, 1), DynamicSparse(2, THIN), Semantic(1, 1, THIN)]
+SIMILARITY = torch.tensor([[1, 0, 0, 1], [0, 1, 1, 0], [0, 1, 1, 0], [1, 0, 0, 1.0]])
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +40,9 @@ class Studio:
     """A model, its memory and a prompt per chunk."""
 
     def __init__(self, model: BlockDiT, policy: KeyValuePolicy, guidance: float) -> None:
-        self.model, self.guidance = model, guidance
+        self.model, self.guidance, self.policy = model, guidance, policy
         self.rows = 1 if guidance == 1 else 2
-        self.cache = KVCache(policy, model.rope)
+        self.cache = KVCache(recalls(policy, SIMILARITY), model.rope)
 
     def begin(self, chunk: int) -> Start:
         shape = (1, 4, FRAMES[chunk], 4, 4)
@@ -48,16 +51,16 @@ class Studio:
     def condition(self, chunks: tuple[int, ...]) -> Condition:
         (chunk,) = chunks
         words = torch.randn(self.rows, 1, 3, 8, generator=torch.Generator().manual_seed(chunk))
-        attend = Cached(self.model.rope, self.cache.recall(chunk), grid_positions(FRAMES[chunk], 2, 2))
+        start, grid = sum(FRAMES[:chunk]), grid_positions(FRAMES[chunk], 2, 2)
+        attend = Cached(self.model.rope, self.cache.recall(chunk, start), grid)
+        empty = ChunkMemory(chunk, start, FRAMES[chunk], grid, ())
+        chance = torch.Generator().manual_seed(chunk)
+        writer = MemoryWriter(empty, self.model.rope, chance, self.policy.salience)
         denoiser = Guided(VelocityDenoiser(self.model), self.guidance)
-        return Condition(denoiser, TextContext(words, (FRAMES[chunk],)), attend)
-
-    def commit(self, chunk: int, recording: Recording) -> None:
-        keys, values = tuple(recording.keys), tuple(recording.values)
-        self.cache.append(ChunkMemory(chunk, FRAMES[chunk], keys, values, grid_positions(FRAMES[chunk], 2, 2)))
+        return Condition(denoiser, TextContext(words, (FRAMES[chunk],)), attend, writer)
 
     def make(self, chunks: Sequence[int]) -> list[Tensor]:
-        events = sample(Chunkwise(), UniPC(), sigma_grid(4, 5.0), chunks, self.begin, self.condition, self.commit)
+        events = sample(Chunkwise(), UniPC(), sigma_grid(4, 5.0), chunks, self.begin, self.condition, self.cache.append)
         return [event.latents for event in events if isinstance(event, Finished)]
 
 

@@ -6,6 +6,7 @@ parity tests pass `Full` or `Masked`: one forward serves all of them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Protocol, runtime_checkable
 
@@ -15,7 +16,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from blockvid.attention.cache import Context
+from blockvid.attention.cache import Context, MemoryWriter
+from blockvid.attention.policies import Recall
 from blockvid.attention.rope import Rope
 
 
@@ -122,35 +124,70 @@ class BlockCausal:
         )
 
 
+class Recalling:
+    """A chunk sees itself and the chunks that `plan` gives it, at the compact positions they have in generation.
+
+    Training with the visibility of a policy: equal to `Cached` over memories of the same forward. Chunks must be in
+    time order, and their own tokens stay at `positions`; the skipped ones leave no gap.
+    """
+
+    def __init__(
+        self, rope: Rope, positions: Int[Tensor, "s 3"], chunk_tokens: tuple[int, ...], plan: Sequence[Recall]
+    ) -> None:
+        self.rope, self.phases = rope, rope.phases(positions)
+        stops = tuple(accumulate(chunk_tokens))
+        starts = (0, *stops[:-1])
+        first = [int(positions[start, 0]) for start in starts]
+        frames = [int(positions[stop - 1, 0]) - t + 1 for t, stop in zip(first, stops, strict=True)]
+        self.chunks: list[tuple[slice, list[tuple[slice, tuple[Tensor, Tensor] | None]]]] = []
+        for chunk, recall in enumerate(plan):
+            seen: list[tuple[slice, tuple[Tensor, Tensor] | None]] = []
+            after = first[chunk]
+            for index, _ in reversed(recall):
+                after -= frames[index]
+                span = slice(starts[index], stops[index])
+                moved = positions[span] + torch.tensor([after - first[index], 0, 0])
+                seen.append((span, None if after == first[index] else rope.phases(moved)))
+            self.chunks.append((slice(starts[chunk], stops[chunk]), seen[::-1]))
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # noqa: ARG002
+        rotated_q, rotated_k = self.rope.rotate(q, self.phases), self.rope.rotate(k, self.phases)
+        made = []
+        for own, seen in self.chunks:
+            keys = [
+                rotated_k[:, span] if moved is None else self.rope.rotate(k[:, span], moved) for span, moved in seen
+            ]
+            values = [v[:, span] for span, _ in seen]
+            made.append(
+                attention(
+                    rotated_q[:, own], torch.cat((*keys, rotated_k[:, own]), 1), torch.cat((*values, v[:, own]), 1)
+                )
+            )
+        return torch.cat(made, dim=1)
+
+
 class Cached:
-    """The chunk being generated sees its context and itself; the context's keys were rotated once, on recall."""
+    """The chunk being generated sees its context and itself."""
 
     def __init__(self, rope: Rope, context: Context, positions: Int[Tensor, "s 3"]) -> None:
         self.rope, self.context = rope, context
-        after = positions + torch.tensor([context.frames, 0, 0], device=positions.device)
+        after = positions + torch.tensor([context.start, 0, 0], device=positions.device)
         self.phases = rope.phases(after)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k = self.rope.rotate(q, self.phases), self.rope.rotate(k, self.phases)
-        if self.context.frames:
-            past_k, past_v = self.context.keys[layer], self.context.values[layer]
-            k, v = torch.cat((past_k, k), dim=1), torch.cat((past_v, v), dim=1)
+        past = self.context.layer(layer)
+        if past is not None:
+            k, v = torch.cat((past[0], k), dim=1), torch.cat((past[1], v), dim=1)
         return attention(q, k, v)
 
 
 class Recording:
-    """Any `Attend`, keeping each layer's un-rotated keys and values: how a clean pass becomes a chunk's memory."""
+    """Any `Attend`, whose keys and values a writer also gets: how a clean pass becomes a chunk's memory."""
 
-    def __init__(self, attend: Attend) -> None:
-        self.attend = attend
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
+    def __init__(self, attend: Attend, writer: MemoryWriter) -> None:
+        self.attend, self.writer = attend, writer
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if layer != len(self.keys):
-            raise ValueError(
-                f"layer {layer} called where layer {len(self.keys)} was due: a recording serves one forward"
-            )
-        self.keys.append(k)
-        self.values.append(v)
+        self.writer.write(layer, q, k, v)
         return self.attend(layer, q, k, v)

@@ -87,11 +87,11 @@ class BaseRun:
     geometry: Geometry = GEOMETRY
     shards: int = 200
     batch: int = 8
-    chunks: int = 3
+    chunks: int = 5
     heads: int = 4
     head_dim: int = 64
     layers: int = 8
-    objective: DiffusionForcing = DiffusionForcing()
+    objective: DiffusionForcing = DiffusionForcing(older=0.5)
     workers: int = 2
 
     def __call__(self, out: Path, stop: Callable[[], bool] = lambda: False) -> None:

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from blockvid.attention.attend import Attend, Recording
+from blockvid.attention.cache import ChunkMemory, MemoryWriter
 from blockvid.model.dit import TextContext
 from blockvid.sampling.denoiser import Denoiser
 from blockvid.sampling.noise import Start
@@ -20,11 +21,12 @@ from blockvid.sampling.solvers import SolverProtocol
 
 @dataclass(frozen=True)
 class Condition:
-    """Who predicts the active chunks, what text they read and what their tokens see."""
+    """Who predicts the active chunks, what text they read, what their tokens see, and who writes down a clean one."""
 
     denoiser: Denoiser
     text: TextContext
     attend: Attend
+    writer: MemoryWriter
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,13 @@ def sample(
     chunks: Sequence[int],
     begin: Callable[[int], Start],
     condition: Callable[[tuple[int, ...]], Condition],
-    commit: Callable[[int, Recording], None],
+    commit: Callable[[ChunkMemory], None],
 ) -> Iterator[Progress | Finished]:
     """Makes the chunks, yielding after every step and every finished chunk.
 
     `begin(chunk)` is asked before a chunk's first step, and `condition(chunks)` whenever the active chunks or the
-    memory have changed, so its cost (retrieval, rotation of keys) is paid per chunk and not per step. `commit(chunk,
-    recording)` gets the keys and values of the clean pass under the chunk's own condition; memory is the caller's.
+    memory have changed, so its cost (retrieval, rotation of keys) is paid per chunk and not per step. `commit(memory)`
+    gets what the writer made of the clean pass under the chunk's own condition; the cache is the caller's.
     """
     moving: dict[int, _Moving] = {}
     seen: Condition | None = None
@@ -82,7 +84,7 @@ def sample(
             active, seen = move.chunks, condition(move.chunks)
         if isinstance(move, Commit):
             x = moving.pop(move.chunk).x
-            commit(move.chunk, _clean_pass(x, seen))
+            commit(_clean_pass(x, seen))
             seen = None
             yield Finished(move.chunk, x)
         else:
@@ -107,11 +109,11 @@ def _advance(step: Step, active: Sequence[_Moving], solver: SolverProtocol[Any],
     return moved
 
 
-def _clean_pass(x: Float[Tensor, "b c f h w"], seen: Condition) -> Recording:
+def _clean_pass(x: Float[Tensor, "b c f h w"], seen: Condition) -> ChunkMemory:
     """The chunk as later chunks will see it: its keys and values at sigma = 0, where x0 is x and is not needed."""
-    recording = Recording(seen.attend)
-    seen.denoiser(x, _beside(x, torch.zeros(x.shape[0], x.shape[2])), seen.text, recording)
-    return recording
+    levels = _beside(x, torch.zeros(x.shape[0], x.shape[2]))
+    seen.denoiser(x, levels, seen.text, Recording(seen.attend, seen.writer))
+    return seen.writer.memory()
 
 
 def _beside(x: Float[Tensor, "b c f h w"], sigma: Float[Tensor, "b f"]) -> Float[Tensor, "b f"]:

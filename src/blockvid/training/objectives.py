@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from blockvid.attention.attend import BlockCausal
+from blockvid.attention.attend import Attend, BlockCausal, Recalling
+from blockvid.attention.policies import Recall, Window
 from blockvid.attention.rope import grid_positions
 from blockvid.errors import InputError
 from blockvid.flow import ChunkSchedule, noised, shift_sigma, velocity
@@ -79,6 +80,8 @@ class DiffusionForcing:
     context_noise: float = 0.1
     text_dropout: float = 0.1
     window: int = 2
+    older: float = 0.0
+    """Probability that a chunk sees an earlier one from before its window: retrieval as generation may ask for it."""
     schedule: ChunkSchedule | None = None
     independent: float = 0.25
 
@@ -114,22 +117,33 @@ class DiffusionForcing:
         generator: torch.Generator,
     ) -> dict[str, Tensor]:
         """Losses of one batch of `frames`-long chunks; `empty` is the embedding of no prompt, one row."""
-        batch, _, f, h, w = latents.shape
+        batch, _, _, h, w = latents.shape
         sigma, target = self.levels(batch, len(frames), generator)
         spread = torch.repeat_interleave(torch.arange(len(frames)), torch.tensor(frames))
         eps = torch.randn(latents.shape, generator=generator)
         drop = torch.rand(batch, len(frames), generator=generator) < self.text_dropout
         text = _without(text, empty, drop)
-        patch = model.config["patch_size"][1]
-        n = (h // patch) * (w // patch)
-        attend = BlockCausal(
-            model.rope, grid_positions(f, h // patch, w // patch), tuple(k * n for k in frames), self.window
-        )
+        attend = self._visibility(model, frames, (h, w), generator)
         predicted = model(noised(latents, eps, sigma[:, spread]), 1000 * sigma[:, spread], text, attend)
         error = (predicted.float() - velocity(latents, eps)).square()
         counted = target[:, None, spread, None, None] * weight
         loss = (error * counted).sum() / (counted.sum() * latents.shape[1]).clamp(min=1)
         return {"loss": loss}
+
+    def _visibility(
+        self, model: BlockDiT, frames: tuple[int, ...], size: tuple[int, int], generator: torch.Generator
+    ) -> Attend:
+        patch, chunks = model.config["patch_size"][1], len(frames)
+        h, w = size[0] // patch, size[1] // patch
+        positions, tokens = grid_positions(sum(frames), h, w), tuple(k * h * w for k in frames)
+        if not self.older:
+            return BlockCausal(model.rope, positions, tokens, self.window)
+        retrieved = (torch.rand(chunks, chunks, generator=generator) < self.older).tolist()
+        plan: list[Recall] = []
+        for c in range(chunks):
+            older = [i for i in range(max(0, c - self.window)) if retrieved[c][i]]
+            plan.append((*((i, "similar") for i in older), *Window(self.window).recall(c, torch.empty(0))))
+        return Recalling(model.rope, positions, tokens, plan)
 
 
 def _without(text: TextContext, empty: TextContext, drop: Tensor) -> TextContext:
