@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -19,63 +19,15 @@ from rich.table import Table
 from rich.text import Text
 
 from blockvid.errors import InputError
+from blockvid.options import Memory, Model, Noise, default
 
 if TYPE_CHECKING:
-    import torch
-
     from blockvid.generate import Event
-    from blockvid.model.load import Models
-    from blockvid.pipeline import Pipeline, Settings
+    from blockvid.pipeline import Settings
     from blockvid.storyboard import Storyboard
 
 out = Console()
 err = Console(stderr=True)
-
-
-def _default(text: str, metavar: str | None = None) -> Any:
-    """An option whose None is worth explaining, unlike "(default: None)"."""
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {text})")
-
-
-@dataclass(frozen=True)
-class Model:
-    """Which model makes the video, at what size, and where it runs."""
-
-    name: Annotated[str, tyro.conf.arg(name="model", metavar="NAME|FOLDER|HUB-ID")] = "storybook"
-    """The embedded "storybook" model; a folder (Wan 2.1 or SkyReels-V2-DF as diffusers saves them, or one that
-    `blockvid train` wrote); or a hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers, downloaded once."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto is a GPU where there is one."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of the transformer; auto is bfloat16 where the processor multiplies it natively, else float32."""
-    width: Annotated[int | None, _default("the model's", "PIXELS")] = None
-    """A multiple of 16."""
-    height: Annotated[int | None, _default("the model's", "PIXELS")] = None
-    """A multiple of 16."""
-    fps: Annotated[float | None, _default("the model's", "NUMBER")] = None
-    """Frames per second."""
-    chunk_frames: Annotated[int | None, _default("the model's", "N")] = None
-    """Longest chunk, in latent frames (four pixel frames each)."""
-
-    def load(self) -> Pipeline:
-        from blockvid.pipeline import Pipeline
-
-        size = (self.width, self.height, self.fps, self.chunk_frames)
-        return Pipeline.from_pretrained(self.name, self.device, self._dtype(), *size)
-
-    def describe(self) -> tuple[Models, torch.device]:
-        """What `load` would load, without its weights, and onto which device."""
-        from blockvid.model.load import describe_models
-        from blockvid.pipeline import pick_device, pick_dtype
-
-        device = pick_device(self.device)
-        size = (self.width, self.height, self.fps, self.chunk_frames)
-        return describe_models(self.name, self._dtype() or pick_dtype(device), *size), device
-
-    def _dtype(self) -> torch.dtype | None:
-        import torch
-
-        return None if self.dtype == "auto" else getattr(torch, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -90,24 +42,20 @@ class Generate:
     """Storyboard file: .toml, .yaml, .json or .jsonl, or .txt with one prompt a line (see docs/storyboards.md)."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out.mp4")
     """The video to write. Its manifest, journal and contact sheet go to a folder beside it: out.mp4 has out.run."""
-    image: Annotated[Path | None, _default("none", "PATH")] = None
+    image: Annotated[Path | None, default("none", "PATH")] = None
     """Picture that the video starts from."""
     seed: int = 0
     """The same seed, storyboard, model and machine make the same frames."""
-    steps: Annotated[int | None, _default("the model's", "N")] = None
+    steps: Annotated[int | None, default("the model's", "N")] = None
     """Solver steps for each chunk: more take longer and are finer."""
-    guidance: Annotated[float | None, _default("the model's", "SCALE")] = None
+    guidance: Annotated[float | None, default("the model's", "SCALE")] = None
     """How strongly prompts are followed, about 3 to 8; 1 is not at all beyond what the model learned, in half the
     time."""
-    shift: Annotated[float | None, _default("the model's", "NUMBER")] = None
+    shift: Annotated[float | None, default("the model's", "NUMBER")] = None
     """Warp of the noise levels: larger spends more steps at high noise."""
-    solver: Annotated[Literal["unipc", "euler"] | None, _default("the model's", "unipc|euler")] = None
+    solver: Annotated[Literal["unipc", "euler"] | None, default("the model's", "unipc|euler")] = None
     """unipc needs fewer steps; euler is the plainest there is."""
-    keep: Literal["window", "full"] = "window"
-    """What a chunk can see of the past: the last --window chunks, or all (memory then grows with the video)."""
-    window: Annotated[int, tyro.conf.arg(metavar="CHUNKS")] = 2
-    """Past chunks that a chunk can see, with --keep window."""
-    negative_prompt: Annotated[str | None, _default("the storyboard's, else the model's", "TEXT")] = None
+    negative_prompt: Annotated[str | None, default("the storyboard's, else the model's", "TEXT")] = None
     """What to stay away from, when guidance is not 1."""
     index: int = 0
     """Which storyboard of a .jsonl file, from 0."""
@@ -118,6 +66,10 @@ class Generate:
     dry_run: bool = False
     """Print the frames, chunks and tokens, and the memory and time to expect. Nothing is generated or written, and no
     weights are loaded."""
+    trace: bool = False
+    """Write trace.json to the run folder: what each chunk recalled and why. `blockvid trace` draws it."""
+    memory: tyro.conf.OmitArgPrefixes[Memory] = dataclasses.field(default_factory=Memory)
+    noise: tyro.conf.OmitArgPrefixes[Noise] = dataclasses.field(default_factory=Noise)
     model: tyro.conf.OmitArgPrefixes[Model] = dataclasses.field(default_factory=Model)
 
     def __call__(self) -> None:
@@ -127,7 +79,7 @@ class Generate:
             raise InputError("--resume keeps an earlier run and --overwrite discards it; give one of them")
         storyboard = Storyboard.read(self.storyboard, self.index)
         quiet_libraries()
-        settings = self._settings()
+        settings = self._fitted(storyboard, self._settings())
         if self.dry_run:
             self._preview(storyboard, settings)
             return
@@ -139,7 +91,8 @@ class Generate:
         began = time.perf_counter()
         with _Display(f"loading {self.model.name}") as display:
             try:
-                sheet = generate(self.model.load(), storyboard, self.out, settings, existing, display.show)
+                pipe = self.model.load()
+                sheet = generate(pipe, storyboard, self.out, settings, existing, display.show, self.trace)
             except KeyboardInterrupt:
                 display.stop()
                 say(err, f"stopped; {display.written(self.out)}; to continue, give the same command with --resume")
@@ -148,7 +101,6 @@ class Generate:
         say(out, f"contact sheet: {sheet}\nrun folder: {run_folder(self.out)}")
 
     def _settings(self) -> Settings:
-        from blockvid.attention.policies import Full, Window
         from blockvid.pipeline import SOLVERS, Settings
 
         return Settings(
@@ -157,10 +109,33 @@ class Generate:
             guidance=self.guidance,
             shift=self.shift,
             solver=None if self.solver is None else SOLVERS[self.solver],
-            policy=Full() if self.keep == "full" else Window(self.window),
+            policy=self.memory.policy(),
+            storage=self.memory.storage(),
+            placement=self.memory.placement,
+            noise=self.noise.boundary(),
+            schedule=self.noise.levels(),
             negative_prompt=self.negative_prompt,
             image=self.image,
         )
+
+    def _fitted(self, storyboard: Storyboard, settings: Settings) -> Settings:
+        """Stored so that --max-memory is kept."""
+        budget = self.memory.max_memory
+        if budget is None:
+            return settings
+        from blockvid.estimate import estimate, fit
+
+        models, device = self.model.describe()
+        resolved = settings.resolved(models, storyboard)
+        if self.memory.store == "auto":
+            return dataclasses.replace(settings, storage=fit(models, storyboard, resolved, device, budget).storage)
+        peak = estimate(models, storyboard, resolved, device).memory.peak
+        if peak > budget:
+            raise InputError(
+                f"a memory of {budget / 1e9:.2f} GB is less than the {peak / 1e9:.2f} GB that --store "
+                f"{self.memory.store} needs; leave --store out to have one chosen that fits"
+            )
+        return settings
 
     def _preview(self, storyboard: Storyboard, settings: Settings) -> None:
         from blockvid.estimate import estimate
@@ -291,6 +266,29 @@ class StoryboardCommand:
 
 
 @dataclass(frozen=True)
+class TraceCommand:
+    """Draw which chunk looked at which, and print it as a table."""
+
+    file: tyro.conf.Positional[Path]
+    """The run folder (or its trace.json) of a generation with --trace."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"]), default("trace.png beside it", "PATH")] = None
+    """The picture, .png or .svg."""
+
+    def __call__(self) -> None:
+        from blockvid.trace import HEADINGS, Trace, draw, summary
+
+        trace = Trace.read(self.file)
+        table = Table(*HEADINGS, box=None)
+        for row in summary(trace):
+            table.add_row(*map(Text, row))
+        out.print(table)
+        folder = self.file if self.file.is_dir() else self.file.parent
+        picture = self.out or folder / "trace.png"
+        draw(trace, picture)
+        say(out, str(picture))
+
+
+@dataclass(frozen=True)
 class Train:
     """Run a training recipe; run it again to continue after a stop. Ctrl-C saves and exits 0."""
 
@@ -298,15 +296,21 @@ class Train:
     """storybook_autoencoder or storybook_base."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("runs/storybook")
     """Folder for data, checkpoints and exported weights."""
-    steps: Annotated[int | None, _default("the recipe's", "N")] = None
+    steps: Annotated[int | None, default("the recipe's", "N")] = None
     """Length of the run."""
-    threads: Annotated[int | None, _default("all", "N")] = None
+    schedule: Annotated[
+        Literal["naive", "linear", "cosine", "sigmoid"] | None, default("the recipe's", "naive|linear|cosine|sigmoid")
+    ] = None
+    """Noise levels along the chunks of a sample (Eqs. 11, 26, 27); storybook_base."""
+    threads: Annotated[int | None, default("all", "N")] = None
     """CPU threads."""
 
     def __call__(self) -> None:
         import torch
 
+        from blockvid.flow import ChunkSchedule
         from blockvid.recipes import RECIPES
+        from blockvid.recipes.storybook import BaseRun
 
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
         quiet_libraries()
@@ -317,6 +321,11 @@ class Train:
         run = RECIPES[self.recipe]()
         if self.steps is not None:
             run = dataclasses.replace(run, optimisation=dataclasses.replace(run.optimisation, steps=self.steps))
+        if self.schedule is not None:
+            if not isinstance(run, BaseRun):
+                raise InputError(f"--schedule {self.schedule} is for transformers; {self.recipe} takes none")
+            schedule = ChunkSchedule(self.schedule)
+            run = dataclasses.replace(run, objective=dataclasses.replace(run.objective, schedule=schedule))
         self.out.mkdir(parents=True, exist_ok=True)
         run(self.out, _interruptible())
 
@@ -348,6 +357,7 @@ def quiet_libraries() -> None:
 Command = (
     Annotated[Generate, tyro.conf.subcommand("generate", prefix_name=False)]
     | Annotated[StoryboardCommand, tyro.conf.subcommand("storyboard", prefix_name=False)]
+    | Annotated[TraceCommand, tyro.conf.subcommand("trace", prefix_name=False)]
     | Annotated[Train, tyro.conf.subcommand("train", prefix_name=False)]
 )
 

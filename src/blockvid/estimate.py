@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from blockvid.attention.attend import EXPLICIT_SCORES
-from blockvid.attention.policies import KeyValuePolicy
+from blockvid.attention.policies import KeyValuePolicy, Window, recalls
+from blockvid.attention.storage import Storage
+from blockvid.errors import InputError
 from blockvid.model.autoencoder import Autoencoder, WanAutoencoder
 from blockvid.model.load import Models
 from blockvid.model.storybook_vae import UNSHUFFLE, StorybookAutoencoder
@@ -24,13 +26,18 @@ DECODER_FEATURES = 48  # float32 maps of the decoder's full-size width that are 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes by what needs them. The text encoder is gone before the cache fills, and decoding comes after denoising."""
+    """Bytes by what needs them. The text encoder is gone before the cache fills, and decoding comes after denoising.
+
+    A bound where tokens are thinned: how many are kept is known when they are.
+    """
 
     weights: float
     text: float
     cache: float
     denoising: float
     decoding: float
+    host: float = 0.0
+    """Remembered chunks that wait in host memory beside a GPU; not part of the peak."""
 
     @property
     def peak(self) -> float:
@@ -45,7 +52,8 @@ class Memory:
             ("denoising", self.denoising),
             ("decoding", self.decoding),
         )
-        return ", ".join(f"{name} {size / 1e9:.1f}" for name, size in parts)
+        shown = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in parts)
+        return f"{shown}; in host memory {self.host / 1e9:.1f}" if self.host else shown
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,8 @@ def estimate(models: Models, storyboard: Storyboard, settings: Settings, device:
     rows = 1 if {settings.guidance if c.guidance is None else c.guidance for c in chunks} == {1} else 2
     n, dim = geometry.tokens_per_frame, _width(models)
     sizes = [chunk.frames * n for chunk in chunks]
-    spans = [_attended(chunks, chunk, settings.policy) * n for chunk in chunks]
+    spans = [frames * n for frames in _attended(chunks, settings.policy)]
+    held = settings.policy.held(len(chunks)) * max(sizes)
     weights = sum(p.numel() for p in dit.blocks.parameters())
     scores = 4 * dit.config["num_layers"] * dim
     per_call = [2 * weights * own + scores * own * seen for own, seen in zip(sizes, spans, strict=True)]
@@ -103,20 +112,25 @@ def estimate(models: Models, storyboard: Storyboard, settings: Settings, device:
         most_attended=max(spans),
         calls=len(chunks) * (settings.steps + 1),
         operations=operations,
-        memory=_memory(models, max(sizes), max(spans), rows, device),
+        memory=_memory(models, (max(sizes), max(spans), held), rows, settings.storage, device),
         expected_seconds=operations / (ATTENTION_SHARE * product_rate(device, dit.dtype, dim)),
         where=f"{device.type}, {torch.get_num_threads()} threads, {str(dit.dtype).removeprefix('torch.')}",
     )
 
 
-def _memory(models: Models, own: int, seen: int, rows: int, device: torch.device) -> Memory:
-    """For a largest chunk of `own` tokens that sees `seen`, itself included."""
+def _memory(models: Models, tokens: tuple[int, int, int], rows: int, storage: Storage, device: torch.device) -> Memory:
+    """For a largest chunk of `own` tokens that sees `seen`, itself included, when `held` are remembered."""
+    own, seen, held = tokens
     geometry, dit = models.geometry, models.dit
     dim, element = _width(models), dit.dtype.itemsize
     vae = models.autoencoder.vae if isinstance(models.autoencoder, WanAutoencoder | StorybookAutoencoder) else None
     resident = [*dit.parameters(), *(() if vae is None else vae.parameters())]
-    recalled = 2 * (seen - own) + own  # as remembered, again as rotated for this chunk, and the chunk's own recording
-    kept = 2 * rows * dit.config["num_layers"] * dim * element * recalled
+    layers, recalled = dit.config["num_layers"], seen - own
+    kept = storage.bytes_per_number(element, dit.config["attention_head_dim"])
+    rotated = recalled * (element if storage.precision == "native" else 2 * element / layers)  # all layers, or one
+    offloaded = storage.place == "host" and device.type != "cpu"
+    moving = 2 * recalled * kept if offloaded else held * kept  # this chunk's and the next one's, or the whole bank
+    number = 2 * rows * layers * dim
     live = rows * element * (own * (12 * dim + dit.config["ffn_dim"]) + 2 * seen * dim)
     scores = rows * dit.config["num_attention_heads"] * own * seen
     if device.type == "cpu" and dit.dtype == torch.bfloat16 and scores <= EXPLICIT_SCORES:
@@ -126,9 +140,10 @@ def _memory(models: Models, own: int, seen: int, rows: int, device: torch.device
     return Memory(
         weights=sum(p.numel() * p.element_size() for p in resident),
         text=text_bytes(models),
-        cache=kept,
+        cache=number * (moving + rotated + own * kept),
         denoising=live,
         decoding=5 * pixels + DECODER_FEATURES * area * _features(models.autoencoder),
+        host=number * held * kept if offloaded else 0.0,
     )
 
 
@@ -163,9 +178,45 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _attended(chunks: tuple[Chunk, ...], chunk: Chunk, policy: KeyValuePolicy) -> int:
-    """Latent frames that a chunk's tokens see, itself included."""
-    return chunk.frames + sum(chunks[index].frames for index in policy.recall(chunk.index))
+def _attended(chunks: tuple[Chunk, ...], policy: KeyValuePolicy) -> list[int]:
+    """Latent frames that each chunk's tokens see, itself included, at most: prompts are not read for this."""
+    alike = torch.ones(len(chunks), len(chunks))
+    plan = recalls(policy, alike)
+    return [
+        chunk.frames + sum(chunks[index].frames for index, _ in recall)
+        for chunk, recall in zip(chunks, plan, strict=True)
+    ]
+
+
+def fit(models: Models, storyboard: Storyboard, settings: Settings, device: torch.device, budget: float) -> Settings:
+    """The resolved settings with the first storage whose peak is within `budget` bytes; exact ones are tried first.
+
+    InputError, saying what would fit, if none is.
+    """
+    places = ("device", "host") if device.type != "cpu" else ("device",)
+
+    def smallest(policy: KeyValuePolicy) -> tuple[float, Settings]:
+        """The first that fits, else the one that needs least."""
+        tried = []
+        for precision in ("native", "int8"):
+            for place in places:
+                asked = replace(settings, policy=policy, storage=Storage(place, precision))
+                tried.append((estimate(models, storyboard, asked, device).memory.peak, asked))
+        return next((one for one in tried if one[0] <= budget), min(tried, key=lambda one: one[0]))
+
+    peak, found = smallest(settings.policy)
+    if peak <= budget:
+        return found
+    advice = "use a smaller model, size or --chunk-frames"
+    for policy in (Window(2), Window(1), Window(0)):
+        other, least = smallest(policy)
+        if other <= budget:
+            stored = "" if least.storage.precision == "native" else ", with int8 memories,"
+            advice = f"--keep window --window {policy.chunks}{stored} would need {other / 1e9:.2f} GB"
+            break
+    raise InputError(
+        f"a memory of {budget / 1e9:.2f} GB is less than the {peak / 1e9:.2f} GB that this needs at least; {advice}"
+    )
 
 
 def product_rate(device: torch.device, dtype: torch.dtype, dim: int) -> float:

@@ -29,9 +29,9 @@ class Storage:
         """Values in the form in which they are kept."""
         return self._put(pack(x, axis=3) if self.precision == "int8" else Packed(x))
 
-    def bytes_per_number(self, native: int) -> int:
-        """Of `native` bytes each, how many remain; scales are not counted."""
-        return 1 if self.precision == "int8" else native
+    def bytes_per_number(self, native: int, head_dim: int) -> float:
+        """Of `native` bytes each, how many remain, with the values' scales; the keys' are few."""
+        return 1 + 2 / head_dim if self.precision == "int8" else native
 
     def _put(self, packed: Packed) -> Packed:
         return packed.to("cpu", pin=torch.cuda.is_available()) if self.place == "host" else packed

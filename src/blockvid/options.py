@@ -1,0 +1,186 @@
+"""Groups of command-line options that several commands share, and what each of them stands for."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from blockvid.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from blockvid.attention.policies import KeyValuePolicy
+    from blockvid.attention.storage import Storage
+    from blockvid.flow import ChunkSchedule
+    from blockvid.model.load import Models
+    from blockvid.pipeline import Pipeline
+    from blockvid.sampling.noise import BoundaryNoise
+
+
+def default(text: str, metavar: str | None = None) -> Any:
+    """An option whose None is worth explaining, unlike "(default: None)"."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {text})")
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which model makes the video, at what size, and where it runs."""
+
+    name: Annotated[str, tyro.conf.arg(name="model", metavar="NAME|FOLDER|HUB-ID")] = "storybook"
+    """The embedded "storybook" model; a folder (Wan 2.1 or SkyReels-V2-DF as diffusers saves them, or one that
+    `blockvid train` wrote); or a hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers, downloaded once."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto is a GPU where there is one."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the transformer; auto is bfloat16 where the processor multiplies it natively, else float32."""
+    width: Annotated[int | None, default("the model's", "PIXELS")] = None
+    """A multiple of 16."""
+    height: Annotated[int | None, default("the model's", "PIXELS")] = None
+    """A multiple of 16."""
+    fps: Annotated[float | None, default("the model's", "NUMBER")] = None
+    """Frames per second."""
+    chunk_frames: Annotated[int | None, default("the model's", "N")] = None
+    """Longest chunk, in latent frames (four pixel frames each)."""
+
+    def load(self) -> Pipeline:
+        from blockvid.pipeline import Pipeline
+
+        size = (self.width, self.height, self.fps, self.chunk_frames)
+        return Pipeline.from_pretrained(self.name, self.device, self._dtype(), *size)
+
+    def describe(self) -> tuple[Models, torch.device]:
+        """What `load` would load, without its weights, and onto which device."""
+        from blockvid.model.load import describe_models
+        from blockvid.pipeline import pick_device, pick_dtype
+
+        device = pick_device(self.device)
+        size = (self.width, self.height, self.fps, self.chunk_frames)
+        return describe_models(self.name, self._dtype() or pick_dtype(device), *size), device
+
+    def _dtype(self) -> torch.dtype | None:
+        import torch
+
+        return None if self.dtype == "auto" else getattr(torch, self.dtype)
+
+
+Bytes = Annotated[
+    float,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="SIZE",
+        instance_from_str=lambda words: _bytes(words[0]),
+        is_instance=lambda value: isinstance(value, float),
+        str_from_instance=lambda value: [f"{value / 1e9:g}GB"],
+    ),
+]
+
+
+def _bytes(text: str) -> float:
+    found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]i?)?b?\s*", text.lower())
+    if found is None:
+        raise InputError(f"{text!r} is no memory size; use a number with a unit, such as 8GB or 500MB")
+    number, unit = found.groups()
+    base = 1024 if unit and unit.endswith("i") else 1000
+    return float(number) * base ** ("kmgt".index(unit[0]) + 1 if unit else 0)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a chunk can see of the past, and in what form the past is kept (README: which policy to choose when)."""
+
+    keep: Literal["window", "sink-window", "dynamic-sparse", "semantic", "full"] = "window"
+    """window: the last chunks; sink-window: also the first ones; dynamic-sparse: the last ones, thinned to their
+    salient tokens; semantic: the last ones and those with the most similar prompts, thinned (the paper's); full: all,
+    so that memory and time grow with the video."""
+    window: Annotated[int | None, default("2; 4 with dynamic-sparse", "CHUNKS")] = None
+    """Latest chunks that a chunk sees; all but full."""
+    sink: Annotated[int, tyro.conf.arg(metavar="CHUNKS")] = 1
+    """First chunks that stay in view; sink-window."""
+    similar: Annotated[int, tyro.conf.arg(metavar="CHUNKS")] = 2
+    """Chunks recalled for their prompts; semantic."""
+    ties: Literal["earliest", "latest"] = "earliest"
+    """Which of equally similar chunks to recall; semantic."""
+    tau: float = 0.98
+    """Share of the attention that the kept tokens of a chunk must cover, in (0, 1]; dynamic-sparse and semantic, like
+    the four that follow."""
+    probes: Literal["literal", "stratified", "all"] = "literal"
+    """Tokens whose attention is asked: 64 last and 64 random ones, 128 spread evenly, or every one."""
+    salience_mask: Literal["none", "token"] = "none"
+    """Whether a probe sees its whole chunk, or only the tokens up to itself."""
+    salience_mean: Literal["mean", "cumulative"] = "mean"
+    """Importance as the mean over who may see a token, or as a running mean along the tokens."""
+    salience_layer: Annotated[int | None, default("each its own", "LAYER")] = None
+    """The layer whose choice all layers share."""
+    placement: Literal["compact", "absolute", "zero"] = "compact"
+    """Time positions of recalled chunks: one after the other, where they were, or similar ones all at the start."""
+    store: Literal["auto", "device", "host", "int8", "host-int8"] = "auto"
+    """Where and how memories wait: with the model or in host memory, whole or in 8 bits. auto: with the model, whole,
+    unless --max-memory asks for less."""
+    max_memory: Annotated[Bytes | None, default("none", "SIZE")] = None
+    """Budget such as 8GB, of the GPU or else of the process: a storage that fits is chosen, or the run refused, before
+    any work."""
+
+    def policy(self) -> KeyValuePolicy:
+        from blockvid.attention.policies import DynamicSparse, Full, Semantic, SinkWindow, Window
+        from blockvid.attention.salience import Salience
+
+        recent = (4 if self.keep == "dynamic-sparse" else 2) if self.window is None else self.window
+        salience = Salience(
+            tau=self.tau,
+            probes=self.probes,
+            mask=self.salience_mask,
+            mean=self.salience_mean,
+            layer=self.salience_layer,
+        )
+        made: dict[str, KeyValuePolicy] = {
+            "window": Window(recent),
+            "sink-window": SinkWindow(self.sink, recent),
+            "dynamic-sparse": DynamicSparse(recent, salience),
+            "semantic": Semantic(self.similar, recent, salience, self.ties),
+            "full": Full(),
+        }
+        return made[self.keep]
+
+    def storage(self) -> Storage:
+        from blockvid.attention.storage import Storage
+
+        place = "host" if self.store in ("host", "host-int8") else "device"
+        return Storage(place, "int8" if self.store in ("int8", "host-int8") else "native")
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How the noise of neighbouring chunks is related (Eqs. 11 to 13)."""
+
+    noise: Literal["independent", "shared"] = "independent"
+    """Base noise: new for every chunk, or one for all of them."""
+    shuffle: Literal["local", "joint", "freenoise"] = "local"
+    """How frames of noise are shuffled at chunk boundaries: each side by itself, both together, or the later side a
+    shuffled copy of the earlier."""
+    shuffle_window: Annotated[int, tyro.conf.arg(metavar="FRAMES")] = 0
+    """Latent frames on each side of a boundary that are shuffled; 0 is no shuffling, 4 the paper's."""
+    schedule: Annotated[
+        Literal["naive", "linear", "cosine", "sigmoid"] | None, default("none", "naive|linear|cosine|sigmoid")
+    ] = None
+    """Begin chunk c at the noise level of this schedule, from the chunk before it (an experiment: the paper uses
+    schedules in training). naive is the full level throughout, which is to begin from noise."""
+    eps_min: float = 0.1
+    """Level of a schedule's first chunk."""
+    eps_max: float = 0.997
+    """Level of its last chunk."""
+    alpha: float = 10.0
+    """Steepness of the sigmoid."""
+
+    def boundary(self) -> BoundaryNoise:
+        from blockvid.sampling.noise import BoundaryNoise
+
+        return BoundaryNoise(self.noise, self.shuffle, self.shuffle_window)
+
+    def levels(self) -> ChunkSchedule | None:
+        from blockvid.flow import ChunkSchedule
+
+        return None if self.schedule is None else ChunkSchedule(self.schedule, self.eps_min, self.eps_max, self.alpha)
