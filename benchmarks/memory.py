@@ -257,8 +257,8 @@ def policies_report(runs: dict[str, list[dict[str, Any]]], chunks: int, steps: i
     for name, row in rows.items():
         yield (
             f"| {name} | {row['seconds']:.3f} | {row['seconds'] / base:.2f} | {row['flat']:.3f} "
-            f"| {row['attended']:.0f} | {row['kept']:.3f} | {row['bank'] / 1e6:.1f} | {row['peak']:.0f} | {row['resident']:.3f} "
-            f"| {100 * row['bookkeeping']:.1f} | {100 * row['reading']:.1f} |"
+            f"| {row['attended']:.0f} | {row['kept']:.3f} | {row['bank'] / 1e6:.1f} | {row['peak']:.0f} "
+            f"| {row['resident']:.3f} | {100 * row['bookkeeping']:.1f} | {100 * row['reading']:.1f} |"
         )
     bounded = {name: row for name, row in rows.items() if name != "Full"}
     for what, key, limit in (("time", "flat", 1.05), ("resident memory", "resident", 1.05)):

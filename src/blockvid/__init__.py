@@ -14,7 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from blockvid.attention.policies import Full, Window
+    from blockvid.attention.policies import DynamicSparse, Full, Semantic, SinkWindow, Window
+    from blockvid.attention.storage import Storage
     from blockvid.errors import InputError
     from blockvid.geometry import Geometry
     from blockvid.pipeline import Clip, Pipeline, Settings, State
@@ -23,13 +24,17 @@ if TYPE_CHECKING:
 _HOMES = {
     "Chunk": "storyboard",
     "Clip": "pipeline",
+    "DynamicSparse": "attention.policies",
     "Full": "attention.policies",
     "Geometry": "geometry",
     "InputError": "errors",
     "Pipeline": "pipeline",
+    "Semantic": "attention.policies",
     "Settings": "pipeline",
     "Shot": "storyboard",
+    "SinkWindow": "attention.policies",
     "State": "pipeline",
+    "Storage": "attention.storage",
     "Storyboard": "storyboard",
     "Window": "attention.policies",
 }
@@ -37,13 +42,17 @@ _HOMES = {
 __all__ = [
     "Chunk",
     "Clip",
+    "DynamicSparse",
     "Full",
     "Geometry",
     "InputError",
     "Pipeline",
+    "Semantic",
     "Settings",
     "Shot",
+    "SinkWindow",
     "State",
+    "Storage",
     "Storyboard",
     "Window",
 ]

@@ -24,7 +24,10 @@ from blockvid.training.trainer import Optimisation, Trainer
 
 GEOMETRY = Geometry(width=160, height=96, fps=8, chunk_frames=8)
 DEFAULTS = Defaults(steps=20, guidance=3.0, shift=8.0, negative_prompt="", solver="unipc")
-SUBJECT_WEIGHT = 2.0  # extra loss weight where the subject is: the smallest part of the picture and the one looked at
+# Extra loss weight where the subject is: the smallest part of the picture and the one looked at. The transformer learns
+# identity last: at 2, after 3,000 steps, every subject began as the same pink average (docs/log.md).
+DETAIL_WEIGHT = 2.0
+SUBJECT_WEIGHT = 6.0
 
 
 def _autocast() -> torch.autocast:
@@ -56,7 +59,7 @@ class AutoencoderRun:
         def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
             rows = data.rows(step, self.batch)
             frames = to_unit(data.tensors["frames"][rows])
-            weight = 1 + SUBJECT_WEIGHT * (data.tensors["mask"][rows, None] > 0).float()
+            weight = 1 + DETAIL_WEIGHT * (data.tensors["mask"][rows, None] > 0).float()
             with _autocast():
                 return self.objective(model, frames, weight, generator)
 
