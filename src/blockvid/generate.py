@@ -157,8 +157,8 @@ class _Run:
     def _write_trace(self) -> None:
         if self.trace:
             chunks = tuple(ChunkTrace.model_validate(facts) for facts in self.journal.facts)
-            storage = ", ".join(vars(self.settings.storage).values())
-            Trace(policy=str(self.settings.policy), storage=storage, chunks=chunks).write(self.journal.folder / FILE)
+            policy, storage = f"Recalled: {self.settings.policy}", str(self.settings.storage)
+            Trace(policy=policy, storage=storage, chunks=chunks).write(self.journal.folder / FILE)
 
     def _state(self, take: Take, start: int) -> State:
         """What chunk `start` needs of those before it."""

@@ -176,6 +176,11 @@ class Take:
 
     def __init__(self, models: Models, storyboard: Storyboard, settings: Settings) -> None:
         self.models, self.settings, self.geometry = models, settings, models.geometry
+        salience, layers = settings.policy.salience, len(models.dit.blocks)
+        if salience is not None and salience.layer is not None and salience.layer >= layers:
+            raise InputError(
+                f"layer {salience.layer} cannot choose: the model has {layers} layers; use 0 to {layers - 1}"
+            )
         self.chunks = storyboard.chunks(models.geometry)
         self.frames = storyboard.frames(models.geometry)
         self.device = next(models.dit.parameters()).device

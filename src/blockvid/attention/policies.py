@@ -52,6 +52,9 @@ class Full:
     def salience(self) -> None:
         return None
 
+    def __str__(self) -> str:
+        return "every past chunk"
+
     def held(self, chunks: int) -> int:
         return chunks
 
@@ -71,6 +74,9 @@ class Window:
     @property
     def salience(self) -> None:
         return None
+
+    def __str__(self) -> str:
+        return f"the last {self.chunks} chunks"
 
     def held(self, chunks: int) -> int:
         return min(chunks, self.chunks)
@@ -94,6 +100,9 @@ class SinkWindow:
     def salience(self) -> None:
         return None
 
+    def __str__(self) -> str:
+        return f"the first {self.sink} and the last {self.chunks} chunks"
+
     def held(self, chunks: int) -> int:
         return min(chunks, self.sink + self.chunks)
 
@@ -112,6 +121,9 @@ class DynamicSparse:
 
     def __post_init__(self) -> None:
         _at_least("a window of {} chunks", self.chunks, 0)
+
+    def __str__(self) -> str:
+        return f"the last {self.chunks} chunks, thinned at tau {self.salience.tau:g}"
 
     def held(self, chunks: int) -> int:
         return min(chunks, self.chunks)
@@ -136,6 +148,9 @@ class Semantic:
     def __post_init__(self) -> None:
         _at_least("recalling {} similar chunks", self.similar, 0)
         _at_least("recalling {} recent chunks", self.recent, 0)
+
+    def __str__(self) -> str:
+        return f"{self.recent} recent and {self.similar} similar chunks, thinned at tau {self.salience.tau:g}"
 
     def held(self, chunks: int) -> int:
         return chunks if self.similar else min(chunks, self.recent)

@@ -21,6 +21,9 @@ class Storage:
     place: Literal["device", "host"] = "device"
     precision: Literal["native", "int8"] = "native"
 
+    def __str__(self) -> str:
+        return f"{self.precision} precision on the {self.place}"
+
     def keys(self, x: Float[Tensor, "b s heads d"]) -> Packed:
         """Keys in the form in which they are kept."""
         return self._put(pack(x, axis=1) if self.precision == "int8" else Packed(x))
