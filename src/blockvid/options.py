@@ -93,9 +93,8 @@ class Memory:
     """What a chunk can see of the past, and in what form the past is kept (README: which policy to choose when)."""
 
     keep: Literal["window", "sink-window", "dynamic-sparse", "semantic", "full"] = "window"
-    """window: the last chunks; sink-window: also the first ones; dynamic-sparse: the last ones, thinned to their
-    salient tokens; semantic: the last ones and those with the most similar prompts, thinned (the paper's); full: all,
-    so that memory and time grow with the video."""
+    """window: the last chunks. sink-window: the first ones too. dynamic-sparse: the last ones, thinned. semantic, the
+    paper's: the last ones and those with the most similar prompts, thinned. full: all, growing with the video."""
     window: Annotated[int | None, default("2; 4 with dynamic-sparse", "CHUNKS")] = None
     """Latest chunks that a chunk sees; all but full."""
     sink: Annotated[int, tyro.conf.arg(metavar="CHUNKS")] = 1
@@ -105,8 +104,7 @@ class Memory:
     ties: Literal["earliest", "latest"] = "earliest"
     """Which of equally similar chunks to recall; semantic."""
     tau: float = 0.98
-    """Share of the attention that the kept tokens of a chunk must cover, in (0, 1]; dynamic-sparse and semantic, like
-    the four that follow."""
+    """Share of the attention that a thinned chunk's kept tokens cover, in (0, 1]; also for the next four options."""
     probes: Literal["literal", "stratified", "all"] = "literal"
     """Tokens whose attention is asked: 64 last and 64 random ones, 128 spread evenly, or every one."""
     salience_mask: Literal["none", "token"] = "none"
@@ -118,11 +116,10 @@ class Memory:
     placement: Literal["compact", "absolute", "zero"] = "compact"
     """Time positions of recalled chunks: one after the other, where they were, or similar ones all at the start."""
     store: Literal["auto", "device", "host", "int8", "host-int8"] = "auto"
-    """Where and how memories wait: with the model or in host memory, whole or in 8 bits. auto: with the model, whole,
-    unless --max-memory asks for less."""
+    """Where memories wait, beside the model or in host memory, and whether in 8 bits. auto: device, or what
+    --max-memory needs."""
     max_memory: Annotated[Bytes | None, default("none", "SIZE")] = None
-    """Budget such as 8GB, of the GPU or else of the process: a storage that fits is chosen, or the run refused, before
-    any work."""
+    """Budget such as 8GB, of the GPU or else of the process. A storage that fits is chosen, or the run is refused."""
 
     def policy(self) -> KeyValuePolicy:
         from blockvid.attention.policies import DynamicSparse, Full, Semantic, SinkWindow, Window
@@ -159,15 +156,14 @@ class Noise:
     noise: Literal["independent", "shared"] = "independent"
     """Base noise: new for every chunk, or one for all of them."""
     shuffle: Literal["local", "joint", "freenoise"] = "local"
-    """How frames of noise are shuffled at chunk boundaries: each side by itself, both together, or the later side a
-    shuffled copy of the earlier."""
+    """Shuffling at a chunk boundary: each side by itself, both together, or the later side copies the earlier."""
     shuffle_window: Annotated[int, tyro.conf.arg(metavar="FRAMES")] = 0
     """Latent frames on each side of a boundary that are shuffled; 0 is no shuffling, 4 the paper's."""
     schedule: Annotated[
         Literal["naive", "linear", "cosine", "sigmoid"] | None, default("none", "naive|linear|cosine|sigmoid")
     ] = None
-    """Begin chunk c at the noise level of this schedule, from the chunk before it (an experiment: the paper uses
-    schedules in training). naive is the full level throughout, which is to begin from noise."""
+    """Begin each chunk at this schedule's level, from the chunk before it. An experiment: the paper has schedules in
+    training alone. naive is to begin from noise."""
     eps_min: float = 0.1
     """Level of a schedule's first chunk."""
     eps_max: float = 0.997

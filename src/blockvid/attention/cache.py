@@ -245,8 +245,12 @@ class KVCache:
     def _here(self, index: int) -> ChunkMemory:
         """A memory on the computing device."""
         if index in self._fetched and self._side is not None:
-            torch.cuda.current_stream(self.device).wait_stream(self._side)
-            return self._fetched[index]
+            stream, fetched = torch.cuda.current_stream(self.device), self._fetched[index]
+            stream.wait_stream(self._side)
+            for tensor in fetched.tensors().values():
+                if tensor.is_cuda:
+                    tensor.record_stream(stream)  # or the side stream may reuse its memory while this one reads it
+            return fetched
         return self.memories[index].to(self.device)
 
     def _fetch_ahead(self, chunk: int) -> None:
