@@ -1,4 +1,4 @@
-"""What `benchmarks/memory.py` does without the embedded model's weights: the cache alone, a 1.3 B model, the picture."""
+"""What `benchmarks/memory.py` does without the embedded weights: the cache alone, a 1.3 B model, the picture."""
 
 from __future__ import annotations
 
