@@ -452,8 +452,8 @@ def tau_report(
         f"the velocity of the fifth ({own} tokens) is predicted from each memory and compared with that from all four, "
         f"dense, at noise levels {', '.join(map(str, LEVELS))}; no guidance. Similarity: cosine, mean over levels, "
         "with a 95 % bootstrap interval over clips. Random tokens: as many, in each chunk and layer, as salience kept. "
-        "Semantic(2, 2) recalls the same four chunks; the windows and Semantic(1, 1) are dense. The model was trained "
-        "with dense context of two chunks at most and never saw a thinned one.\n"
+        "Semantic(2, 2) recalls the same four chunks; the windows and Semantic(1, 1) are dense. Training "
+        "showed the model dense chunks only: the last two, and at times one older.\n"
     )
     yield "| memory | context kept | attended, own tokens included | similarity | by level | random tokens |"
     yield "|---|---|---|---|---|---|"
