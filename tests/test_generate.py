@@ -18,11 +18,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blockvid.attention.policies import Full, Window
+from blockvid.attention.policies import DynamicSparse, Full, Semantic, SinkWindow, Window
+from blockvid.attention.salience import Salience
+from blockvid.attention.storage import Storage
 from blockvid.errors import InputError
+from blockvid.flow import ChunkSchedule
 from blockvid.generate import Event, Existing, generate, run_folder
 from blockvid.pipeline import Pipeline, Settings
+from blockvid.sampling.noise import BoundaryNoise
 from blockvid.storyboard import Storyboard
+from blockvid.trace import FILE, Trace
 from blockvid.video import probe, read_frames
 
 if TYPE_CHECKING:
@@ -32,6 +37,7 @@ pytest_plugins = ["tiny_models"]
 
 BOARD = Storyboard.model_validate({"shots": [{"prompt": f"a fox runs {n}", "seconds": 1.0} for n in range(4)]})
 FAST = Settings(steps=2)
+THIN = Salience(tau=0.6)
 LATENTS = [f"latents/{index:05d}.safetensors" for index in range(4)]
 
 # Generates with a kill after event number KILL; every import is done before the first event.
@@ -128,13 +134,9 @@ def test_events_only_go_forward_and_miss_no_step(pipe: Pipeline, tmp_path: Path)
     assert events[-1].frames == 32 and {(event.chunks, event.steps) for event in events} == {(4, 3)}
 
 
-@pytest.mark.parametrize("chunks", [0, 1, 3])
-@pytest.mark.parametrize("policy", [Window(0), Window(1), Full()], ids=repr)
-def test_an_interrupted_run_continues_as_if_nothing_had_happened(
-    pipe: Pipeline, tmp_path: Path, policy: Window | Full, chunks: int
-) -> None:
-    settings = replace(FAST, policy=policy)
-    generate(pipe, BOARD, tmp_path / "whole.mp4", settings)
+def interrupted(pipe: Pipeline, whole: Path, settings: Settings, chunks: int) -> Path:
+    """The video at `whole` again, by a run that stopped after `chunks` chunks, in the next, and was then taken up."""
+    out = whole.with_name("clip.mp4")
 
     class StoppedError(Exception):
         pass
@@ -143,14 +145,79 @@ def test_an_interrupted_run_continues_as_if_nothing_had_happened(
         if event.chunk == chunks:
             raise StoppedError
 
-    out = tmp_path / "clip.mp4"
     with pytest.raises(StoppedError):
-        generate(pipe, BOARD, out, settings, watch=stop)
+        generate(pipe, BOARD, out, settings, watch=stop, trace=True)
     assert out.exists() == (chunks > 0)
     if chunks:
-        assert same_frames(frames(out), frames(tmp_path / "whole.mp4")[: 1 + 8 * chunks])
-    generate(pipe, BOARD, out, settings, Existing.RESUME)
-    assert same_video(out, tmp_path / "whole.mp4")
+        assert same_frames(frames(out), frames(whole)[: 1 + 8 * chunks])
+    generate(pipe, BOARD, out, settings, Existing.RESUME, trace=True)
+    return out
+
+
+@pytest.mark.parametrize("chunks", [0, 1, 3])
+@pytest.mark.parametrize("policy", [Window(0), Window(1), Full()], ids=repr)
+def test_an_interrupted_run_continues_as_if_nothing_had_happened(
+    pipe: Pipeline, tmp_path: Path, policy: Window | Full, chunks: int
+) -> None:
+    settings = replace(FAST, policy=policy)
+    generate(pipe, BOARD, tmp_path / "whole.mp4", settings)
+    assert same_video(interrupted(pipe, tmp_path / "whole.mp4", settings, chunks), tmp_path / "whole.mp4")
+
+
+REMEMBERED = {
+    "sink, in host memory": replace(FAST, policy=SinkWindow(1, 1), storage=Storage("host")),
+    "window in 8 bits": replace(FAST, storage=Storage(precision="int8")),
+    "sparse in 8 bits": replace(FAST, policy=DynamicSparse(2, THIN), storage=Storage("host", "int8")),
+    "semantic": replace(FAST, policy=Semantic(1, 1, THIN)),
+    "semantic in 8 bits": replace(FAST, policy=Semantic(1, 1, THIN), storage=Storage(precision="int8")),
+    "one layer chooses": replace(FAST, policy=Semantic(1, 1, replace(THIN, layer=1)), placement="absolute"),
+    "warm start": replace(FAST, schedule=ChunkSchedule("cosine")),
+    "shared noise": replace(FAST, policy=DynamicSparse(1, THIN), noise=BoundaryNoise("shared", "joint", 1)),
+}
+
+
+@pytest.mark.parametrize("name", REMEMBERED)
+def test_resuming_is_exact_whatever_is_remembered(pipe: Pipeline, tmp_path: Path, name: str) -> None:
+    settings, whole = REMEMBERED[name], tmp_path / "whole.mp4"
+    generate(pipe, BOARD, whole, settings, trace=True)
+    out = interrupted(pipe, whole, settings, 2)
+    assert same_video(out, whole)
+    assert (run_folder(out) / FILE).read_bytes() == (run_folder(whole) / FILE).read_bytes()
+    trace = Trace.read(run_folder(out))
+    plan = pipe.take(BOARD, settings).plan
+    assert tuple(tuple((past.chunk, past.why) for past in chunk.recalled) for chunk in trace.chunks) == plan
+
+
+def test_a_trace_is_left_on_demand_and_grows_with_the_video(pipe: Pipeline, tmp_path: Path, copy: Path) -> None:
+    assert not (run_folder(copy) / FILE).exists()
+    generate(pipe, BOARD, copy, FAST, Existing.RESUME, trace=True)  # nothing is made for it
+    known: list[int] = []
+
+    def watch(event: Event) -> None:
+        if event.finished:
+            known.append(len(Trace.read(run_folder(tmp_path / "clip.mp4")).chunks))
+
+    generate(pipe, BOARD, tmp_path / "clip.mp4", FAST, watch=watch, trace=True)
+    assert known == [1, 2, 3, 4]
+    assert Trace.read(run_folder(tmp_path / "clip.mp4")) == Trace.read(run_folder(copy))
+
+
+def test_the_journal_forgets_what_no_later_chunk_recalls(pipe: Pipeline, tmp_path: Path) -> None:
+    """Chunk 0 is last recalled by chunk 2, chunk 2 by chunk 3, chunk 1 by chunk 4: the files stay for a chunk more."""
+    fox, ball = "a fox runs", "a red ball"
+    shots = [{"prompt": prompt, "seconds": 1.0} for prompt in (fox, ball, fox, ball, ball)]
+    story, settings = Storyboard.model_validate({"shots": shots}), replace(FAST, policy=Semantic(1, 1, THIN))
+    plan = pipe.take(story, settings).plan
+    assert [[index for index, _ in recall] for recall in plan] == [[], [0], [0, 1], [1, 2], [1, 3]]
+    memories = run_folder(tmp_path / "clip.mp4") / "memory"
+    left: list[list[int]] = []
+
+    def watch(event: Event) -> None:
+        if event.finished:
+            left.append(sorted(int(path.stem) for path in memories.iterdir()))
+
+    generate(pipe, story, tmp_path / "clip.mp4", settings, watch=watch)
+    assert left == [[0], [0, 1], [0, 1, 2], [1, 2, 3], [1, 3]]
 
 
 @pytest.mark.parametrize("kill", [1, 6, 12])
@@ -230,6 +297,10 @@ def test_resuming_what_does_not_exist_begins_it(pipe: Pipeline, tmp_path: Path, 
         (replace(FAST, seed=1), "seed is 1 but 0 in the run"),
         (replace(FAST, steps=3), "settings.steps is 3 but 2 in the run"),
         (replace(FAST, policy=Full()), "settings.policy"),
+        (replace(FAST, storage=Storage(precision="int8")), 'settings.storage.precision is "int8" but "native"'),
+        (replace(FAST, placement="zero"), 'settings.placement is "zero" but "compact"'),
+        (replace(FAST, noise=BoundaryNoise("shared")), 'settings.noise.base is "shared" but "independent"'),
+        (replace(FAST, schedule=ChunkSchedule("cosine")), "settings.schedule"),
         (replace(FAST, negative_prompt="red"), 'settings.negative_prompt is "red" but "blurry"'),
     ],
 )
