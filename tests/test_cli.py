@@ -16,9 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 from PIL import Image
 
+from blockvid.attention.policies import Full
+from blockvid.attention.storage import Storage
 from blockvid.cli import main
+from blockvid.estimate import estimate
+from blockvid.model.load import describe_models
+from blockvid.pipeline import Settings
+from blockvid.storyboard import Storyboard
+from blockvid.trace import FILE, HEADINGS
 from blockvid.video import probe
 
 if TYPE_CHECKING:
@@ -196,6 +204,23 @@ def test_a_folder_is_no_storyboard(storybook: Tiny, tmp_path: Path, place: Path,
         (["--steps", "5000"], "5000 steps"),
         (["--shift", "0"], "0"),
         (["--window", "-1"], "window of -1"),
+        (["--shuffle-window", "-1"], "shuffle window of -1"),
+        (["--keep", "sink-window", "--sink", "-1"], "sink of -1"),
+        (["--tau", "0"], "tau 0.0"),
+        (["--tau", "1.5"], "tau 1.5"),
+        (["--tau", "nan"], "tau nan"),
+        (["--similar", "-1"], "recalling -1 similar"),
+        (["--salience-layer", "-1"], "layer -1"),
+        (
+            ["--keep", "semantic", "--salience-layer", "99"],
+            "layer 99 cannot choose: the model has 2 layers; use 0 to 1",
+        ),
+        (["--schedule", "linear", "--eps-min", "0"], "eps_min 0.0"),
+        (["--schedule", "linear", "--eps-max", "1.5"], "eps_max 1.5"),
+        (["--schedule", "sigmoid", "--alpha", "0"], "alpha 0.0"),
+        (["--max-memory", "0"], "0.00 GB"),
+        (["--max-memory", "1MB"], "0.00 GB"),
+        (["--max-memory", "1MB", "--store", "int8"], "--store int8 needs"),
         (["--seed", "-1"], "seed -1"),
         (["--seed", str(10**30)], f"seed {10**30}"),
         (["--width", "100"], "width 100"),
@@ -224,6 +249,8 @@ def test_unusable_options(
 ) -> None:
     if dry and options[0] in ("-o", "--image"):
         pytest.skip("a dry run neither reads pictures nor writes")
+    if dry and "--salience-layer" in options and "99" in options:
+        pytest.skip("a dry run makes no take")
     check_refusal(run("generate", board, *storybook.options, *options, *["--dry-run"] * dry), offending, place)
 
 
@@ -256,7 +283,17 @@ def test_unusable_model_folders(wan: Tiny, board: Path, tmp_path: Path, place: P
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--seed", "abc"], ["--solver", "magic"], ["--colour", "red"], ["--keep", "half"]],
+    [
+        ["--seed", "abc"],
+        ["--solver", "magic"],
+        ["--colour", "red"],
+        ["--keep", "half"],
+        ["--store", "disk"],
+        ["--schedule", "steep"],
+        ["--shuffle", "all"],
+        ["--max-memory", "much"],
+        ["--max-memory", "-5GB"],
+    ],
     ids=lambda value: value[0],
 )
 def test_unknown_arguments_are_refused(board: Path, place: Path, run: Run, arguments: list[str]) -> None:
@@ -297,6 +334,95 @@ def test_a_picture_opens_the_video(storybook: Tiny, board: Path, place: Path, tm
     assert run("generate", board, *storybook.options, "--image", tmp_path / "red.png")[0] == 0
     manifest = json.loads((place / "out.run/manifest.json").read_text())
     assert len(manifest["determining"]["image_sha256"]) == 64
+
+
+KEPT = [
+    ("window", "auto", "naive", "local"),
+    ("sink-window", "host", "linear", "joint"),
+    ("dynamic-sparse", "int8", "cosine", "freenoise"),
+    ("semantic", "host-int8", "sigmoid", "local"),
+    ("full", "device", "naive", "joint"),
+]
+
+
+@pytest.mark.parametrize(("keep", "store", "schedule", "shuffle"), KEPT)
+def test_what_is_remembered_and_how_is_in_the_manifest(
+    storybook: Tiny, board: Path, place: Path, run: Run, keep: str, store: str, schedule: str, shuffle: str
+) -> None:
+    chosen = ["--keep", keep, "--store", store, "--schedule", schedule, "--shuffle", shuffle, "--shuffle-window", 1]
+    status, _, err = run("generate", board, *storybook.options, *chosen, "--noise", "shared", "--tau", 0.7)
+    assert status == 0, err
+    assert probe(place / "out.mp4").frames == 24
+    settings = json.loads((place / "out.run/manifest.json").read_text())["determining"]["settings"]
+    assert settings["policy"]["kind"] == "".join(word.capitalize() for word in keep.split("-"))
+    if "salience" in settings["policy"]:
+        assert settings["policy"]["salience"]["tau"] == 0.7
+    assert settings["storage"]["place"] == ("host" if "host" in store else "device")
+    assert settings["storage"]["precision"] == ("int8" if "int8" in store else "native")
+    assert settings["schedule"]["kind"] == schedule
+    noise = settings["noise"]
+    assert (noise["base"], noise["shuffle"], noise["window"]) == ("shared", shuffle, 1)
+
+
+def peak(model: Tiny, board: Path, settings: Settings) -> float:
+    """Bytes that the estimate of a video at the tests' sizes comes to."""
+    models = describe_models(str(model.folder), torch.float32, 32, 32, 8.0, 2)
+    storyboard = Storyboard.read(board)
+    return estimate(models, storyboard, settings.resolved(models, storyboard), torch.device("cpu")).memory.peak
+
+
+def test_a_budget_that_8_bits_keep_chooses_8_bits(wan: Tiny, board: Path, place: Path, run: Run) -> None:
+    whole, packed = (peak(wan, board, Settings(storage=Storage(precision=bits))) for bits in ("native", "int8"))
+    command = ("generate", board, *wan.options, "--steps", 1, "--overwrite", "--max-memory")
+    for budget, precision in ((whole + 1, "native"), ((whole + packed) / 2, "int8")):
+        status, _, err = run(*command, f"{budget:.0f}")
+        assert status == 0, err
+        manifest = json.loads((place / "out.run/manifest.json").read_text())
+        assert manifest["determining"]["settings"]["storage"]["precision"] == precision
+
+
+def test_a_budget_that_a_window_keeps_is_refused_with_that_advice(
+    wan: Tiny, tmp_path: Path, place: Path, run: Run
+) -> None:
+    board = tmp_path / "long.txt"
+    board.write_text("a fox runs\n" * 20)
+    window, full = (
+        peak(wan, board, Settings()),
+        peak(wan, board, Settings(policy=Full(), storage=Storage("device", "int8"))),
+    )
+    options = ("generate", board, *wan.options, "--keep", "full", "--max-memory", f"{(window + full) / 2:.0f}")
+    check_refusal(run(*options), "that this needs at least; --keep window --window 2 would need ", place)
+
+
+def test_a_trace_is_printed_and_drawn(storybook: Tiny, board: Path, place: Path, run: Run) -> None:
+    assert run("generate", board, *storybook.options, "--keep", "semantic", "--trace")[0] == 0
+    status, out, err = run("trace", "out.run")
+    assert (status, err) == (0, "")
+    *table, picture = out.splitlines()
+    assert all(heading.split()[0] in " ".join(table[:3]) for heading in HEADINGS)
+    assert [line.split()[0] for line in table[-3:]] == ["0", "1", "2"]
+    assert picture == "out.run/trace.png"
+    with Image.open(place / picture) as drawn:
+        assert drawn.format == "PNG"
+    assert run("trace", place / "out.run" / FILE, "-o", "drawn.svg")[0] == 0
+    assert "<svg" in (place / "drawn.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "offending"),
+    [
+        (None, "absent.json does not exist"),
+        (b"", "absent.json"),
+        (b'{"chunks": []}', "absent.json"),
+        (b"\xff", "absent.json"),
+    ],
+)
+def test_unusable_traces(tmp_path: Path, place: Path, run: Run, content: bytes | None, offending: str) -> None:
+    path = tmp_path / "absent.json"
+    if content is not None:
+        path.write_bytes(content)
+    check_refusal(run("trace", path), offending, place)
+    check_refusal(run("trace", tmp_path), "trace.json does not exist", place)
 
 
 def test_storyboard_commands(board: Path, run: Run) -> None:
