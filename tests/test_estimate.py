@@ -8,15 +8,17 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
-from blockvid.attention.policies import Full, Window
+from blockvid.attention.policies import Full, Semantic, Window
+from blockvid.attention.storage import Storage
 from blockvid.errors import InputError
-from blockvid.estimate import Estimate, estimate
+from blockvid.estimate import Estimate, Memory, _memory, estimate, fit
 from blockvid.model.load import describe_models, load_models
 from blockvid.pipeline import Settings
 from blockvid.storyboard import Storyboard
@@ -80,6 +82,68 @@ def test_what_makes_it_cheaper(wan_1b: Path) -> None:
     none = of(wan_1b, Settings(policy=Window(0)))
     assert none.memory.cache == pytest.approx(usual.memory.cache * 21 / 101, rel=0.1)
     assert of(wan_1b, Settings(), torch.float32).memory.cache == 2 * usual.memory.cache
+
+
+GPU = torch.device("cuda")  # a label here: nothing is computed on it
+
+
+def bank(folder: Path, storage: Storage, device: torch.device = GPU, frames: tuple[int, int] = (61, 241)) -> Memory:
+    """Of one guidance row, in chunks of 21 latent frames: how many frames a chunk attends to, and how many are held."""
+    models, frame = describe_models(str(folder), torch.bfloat16), 30 * 52
+    return _memory(models, (21 * frame, frames[0] * frame, frames[1] * frame), 1, storage, device)
+
+
+def test_a_minute_of_dense_memory_is_69_gigabytes(wan_1b: Path) -> None:
+    assert bank(wan_1b, Storage("host")).host == pytest.approx(69e9, rel=0.02)
+    assert bank(wan_1b, Storage("host", "int8")).host == pytest.approx(69e9 / 2, rel=0.03)
+    whole = of(wan_1b, Settings(policy=Full(), guidance=1.0, storage=Storage(precision="int8"))).memory
+    assert 0.5 * 69e9 < whole.cache < 0.66 * 69e9 and whole.host == 0  # with a layer's keys rotated, and its own
+
+
+def test_host_memory_takes_the_bank_off_the_gpu(wan_1b: Path) -> None:
+    device, host = (bank(wan_1b, Storage(place)) for place in ("device", "host"))
+    assert host.peak < device.peak - 0.5 * host.host and device.host == 0
+    assert bank(wan_1b, Storage("host"), frames=(61, 1000)).peak == host.peak, "it does not grow with what is held"
+    assert bank(wan_1b, Storage("device"), frames=(61, 1000)).peak > 2 * device.peak
+    assert "in host memory 69." in str(host) and "host" not in str(device)
+    on_cpu = bank(wan_1b, Storage("host"), CPU)  # where host memory is the memory there is
+    assert on_cpu == bank(wan_1b, Storage("device"), CPU) and on_cpu.host == 0
+
+
+def test_the_cache_grows_with_what_is_held(wan_1b: Path) -> None:
+    """A semantic memory holds as many chunks as a full one, of which few are looked at at a time."""
+    policies = (Full(), Semantic(2, 2), Window(2), Window(1))
+    full, semantic, two, one = (of(wan_1b, Settings(policy=policy)) for policy in policies)
+    assert full.memory.cache > semantic.memory.cache > two.memory.cache > one.memory.cache
+    assert full.most_attended > semantic.most_attended > two.most_attended > one.most_attended
+
+
+def test_the_first_storage_that_fits_is_chosen(wan: Tiny) -> None:
+    models = describe_models(str(wan.folder), torch.bfloat16)
+    settings = Settings(policy=Full()).resolved(models, MINUTE)
+    whole, packed = (
+        of(wan.folder, replace(settings, storage=Storage(precision=precision))).memory.peak
+        for precision in ("native", "int8")
+    )
+    for budget, precision in ((whole, "native"), (whole - 1, "int8"), (packed, "int8")):
+        assert fit(models, MINUTE, settings, CPU, budget) == replace(settings, storage=Storage("device", precision))
+    with pytest.raises(InputError) as refusal:
+        fit(models, MINUTE, settings, CPU, packed - 1)
+    least = of(wan.folder, Settings(policy=Window(2))).memory.peak
+    assert str(refusal.value) == (
+        f"a memory of {packed / 1e9:.2f} GB is less than the {packed / 1e9:.2f} GB that this needs at least; "
+        f"--keep window --window 2 would need {least / 1e9:.2f} GB"
+    )
+
+
+def test_the_advice_is_the_longest_window_that_fits_else_to_make_less(wan: Tiny) -> None:
+    models = describe_models(str(wan.folder), torch.bfloat16)
+    settings = Settings(policy=Full()).resolved(models, MINUTE)
+    one = of(wan.folder, Settings(policy=Window(1), storage=Storage(precision="int8"))).memory.peak
+    with pytest.raises(InputError, match=r"; --keep window --window 1, with int8 memories, would need"):
+        fit(models, MINUTE, settings, CPU, one)
+    with pytest.raises(InputError, match=r"a memory of 0\.10 GB is less than .*; use a smaller model, size or"):
+        fit(models, MINUTE, settings, CPU, 1e8)
 
 
 def test_a_description_is_what_loading_gives(tiny: Tiny) -> None:
