@@ -36,13 +36,15 @@ class Memory:
     cache: float
     denoising: float
     decoding: float
+    resting: float
+    """Of the cache, what stays while a chunk is decoded: its context is gone by then."""
     host: float = 0.0
     """Remembered chunks that wait in host memory beside a GPU; not part of the peak."""
 
     @property
     def peak(self) -> float:
         """Of the whole process."""
-        return RUNTIME_BYTES + self.weights + max(self.text, self.cache + max(self.denoising, self.decoding))
+        return RUNTIME_BYTES + self.weights + max(self.text, self.cache + self.denoising, self.resting + self.decoding)
 
     def __str__(self) -> str:
         parts = (
@@ -96,7 +98,7 @@ def estimate(models: Models, storyboard: Storyboard, settings: Settings, device:
     n, dim = geometry.tokens_per_frame, _width(models)
     sizes = [chunk.frames * n for chunk in chunks]
     spans = [frames * n for frames in _attended(chunks, settings.policy)]
-    held = settings.policy.held(len(chunks)) * max(sizes)
+    held, ahead = settings.policy.held(len(chunks)) * max(sizes), _fetched_ahead(len(chunks), settings) * max(sizes)
     weights = sum(p.numel() for p in dit.blocks.parameters())
     scores = 4 * dit.config["num_layers"] * dim
     per_call = [2 * weights * own + scores * own * seen for own, seen in zip(sizes, spans, strict=True)]
@@ -112,15 +114,18 @@ def estimate(models: Models, storyboard: Storyboard, settings: Settings, device:
         most_attended=max(spans),
         calls=len(chunks) * (settings.steps + 1),
         operations=operations,
-        memory=_memory(models, (max(sizes), max(spans), held), rows, settings.storage, device),
+        memory=_memory(models, (max(sizes), max(spans), held, ahead), rows, settings.storage, device),
         expected_seconds=operations / (ATTENTION_SHARE * product_rate(device, dit.dtype, dim)),
         where=f"{device.type}, {torch.get_num_threads()} threads, {str(dit.dtype).removeprefix('torch.')}",
     )
 
 
-def _memory(models: Models, tokens: tuple[int, int, int], rows: int, storage: Storage, device: torch.device) -> Memory:
-    """For a largest chunk of `own` tokens that sees `seen`, itself included, when `held` are remembered."""
-    own, seen, held = tokens
+def _memory(
+    models: Models, tokens: tuple[int, int, int, int], rows: int, storage: Storage, device: torch.device
+) -> Memory:
+    """For a largest chunk of `own` tokens that sees `seen`, itself included, when `held` are remembered and `ahead` are
+    fetched for the next chunk alone."""
+    own, seen, held, ahead = tokens
     geometry, dit = models.geometry, models.dit
     dim, element = _width(models), dit.dtype.itemsize
     vae = models.autoencoder.vae if isinstance(models.autoencoder, WanAutoencoder | StorybookAutoencoder) else None
@@ -129,7 +134,7 @@ def _memory(models: Models, tokens: tuple[int, int, int], rows: int, storage: St
     kept = storage.bytes_per_number(element, dit.config["attention_head_dim"])
     rotated = recalled * (element if storage.precision == "native" else 2 * element / layers)  # all layers, or one
     offloaded = storage.place == "host" and device.type != "cpu"
-    moving = 2 * recalled * kept if offloaded else held * kept  # this chunk's and the next one's, or the whole bank
+    here = recalled + ahead if offloaded else held  # of what is remembered, as it is stored
     number = 2 * rows * layers * dim
     live = rows * element * (own * (12 * dim + dit.config["ffn_dim"]) + 2 * seen * dim)
     scores = rows * dit.config["num_attention_heads"] * own * seen
@@ -140,9 +145,10 @@ def _memory(models: Models, tokens: tuple[int, int, int], rows: int, storage: St
     return Memory(
         weights=sum(p.numel() * p.element_size() for p in resident),
         text=text_bytes(models),
-        cache=number * (moving + rotated + own * kept),
+        cache=number * (here * kept + rotated + (0 if offloaded else own * kept)),
         denoising=live,
         decoding=5 * pixels + DECODER_FEATURES * area * _features(models.autoencoder),
+        resting=number * kept * (storage.ahead * recalled if offloaded else held + own),
         host=number * held * kept if offloaded else 0.0,
     )
 
@@ -188,19 +194,25 @@ def _attended(chunks: tuple[Chunk, ...], policy: KeyValuePolicy) -> list[int]:
     ]
 
 
+def _fetched_ahead(chunks: int, settings: Settings) -> int:
+    """Memories of the next chunk that this one does not share, at most: recent ones are shared or do not exist yet."""
+    plan = recalls(settings.policy, torch.ones(chunks, chunks))
+    return settings.storage.ahead * max(sum(why == "similar" for _, why in recall) for recall in plan)
+
+
 def fit(models: Models, storyboard: Storyboard, settings: Settings, device: torch.device, budget: float) -> Settings:
     """The resolved settings with the first storage whose peak is within `budget` bytes; exact ones are tried first.
 
     InputError, saying what would fit, if none is.
     """
-    places = ("device", "host") if device.type != "cpu" else ("device",)
+    places = (("device", 1), ("host", 1), ("host", 0)) if device.type != "cpu" else (("device", 1),)
 
     def smallest(policy: KeyValuePolicy) -> tuple[float, Settings]:
         """The first that fits, else the one that needs least."""
         tried = []
         for precision in ("native", "int8"):
-            for place in places:
-                asked = replace(settings, policy=policy, storage=Storage(place, precision))
+            for place, ahead in places:
+                asked = replace(settings, policy=policy, storage=Storage(place, precision, ahead))
                 tried.append((estimate(models, storyboard, asked, device).memory.peak, asked))
         return next((one for one in tried if one[0] <= budget), min(tried, key=lambda one: one[0]))
 

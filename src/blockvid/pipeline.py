@@ -194,7 +194,9 @@ class Take:
         """What each chunk will recall."""
         self.starts = self._starts()
         self._check_positions()
-        self.cache = KVCache(self.plan, models.dit.rope, self.device, models.dit.dtype, settings.placement)
+        self.cache = KVCache(
+            self.plan, models.dit.rope, self.device, models.dit.dtype, settings.placement, settings.storage.ahead
+        )
         self.memory: ChunkMemory | None = None
         """Of the last finished chunk, like `latents`."""
         self.latents: Tensor | None = None

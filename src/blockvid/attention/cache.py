@@ -198,7 +198,7 @@ class KVCache:
     """Chunk memories, and what the chunks of one storyboard recall of them.
 
     `plan` says what every chunk recalls, so a memory is dropped as soon as no later chunk asks for it, and those in
-    host memory are fetched for the next chunk while the current one is made.
+    host memory are fetched for the next chunk while the current one is made (`ahead` 0: only when it begins).
     """
 
     def __init__(
@@ -208,12 +208,13 @@ class KVCache:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         placement: Placement = "compact",
+        ahead: int = 1,
     ) -> None:
         self.plan, self.rope = tuple(plan), rope
         self.placement: Placement = placement
-        self.device, self.dtype = torch.device(device), dtype
+        self.device, self.dtype, self.ahead = torch.device(device), dtype, ahead
         self.memories: dict[int, ChunkMemory] = {}
-        self._fetched: dict[int, ChunkMemory] = {}
+        self._fetched: dict[int, ChunkMemory] = {}  # copies on a GPU of memories that wait in host memory
         self._side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     def append(self, memory: ChunkMemory) -> None:
@@ -244,23 +245,25 @@ class KVCache:
 
     def _here(self, index: int) -> ChunkMemory:
         """A memory on the computing device."""
-        if index in self._fetched and self._side is not None:
-            stream, fetched = torch.cuda.current_stream(self.device), self._fetched[index]
-            stream.wait_stream(self._side)
-            for tensor in fetched.tensors().values():
-                if tensor.is_cuda:
-                    tensor.record_stream(stream)  # or the side stream may reuse its memory while this one reads it
-            return fetched
-        return self.memories[index].to(self.device)
+        if self._side is None:
+            return self.memories[index].to(self.device)
+        stream = torch.cuda.current_stream(self.device)
+        stream.wait_stream(self._side)
+        if index not in self._fetched:
+            self._fetched[index] = self.memories[index].to(self.device)
+        for tensor in self._fetched[index].tensors().values():
+            if tensor.is_cuda:
+                tensor.record_stream(stream)  # or the side stream may reuse its memory while this one reads it
+        return self._fetched[index]
 
     def _fetch_ahead(self, chunk: int) -> None:
-        """Start copying what `chunk` will recall, as far as it exists."""
-        wanted = {index for index, _ in self.plan[chunk]} if chunk < len(self.plan) else set()
+        """Keep what `chunk` will recall too, and start copying the rest of it, as far as it exists."""
+        wanted = {index for index, _ in self.plan[chunk]} if chunk < len(self.plan) and self.ahead else set()
         self._fetched = {index: memory for index, memory in self._fetched.items() if index in wanted}
         if self._side is None:
             return
         with torch.cuda.stream(self._side):
-            for index in wanted & self.memories.keys() - self._fetched.keys():
+            for index in (wanted & self.memories.keys()) - self._fetched.keys():
                 self._fetched[index] = self.memories[index].to(self.device)
 
 

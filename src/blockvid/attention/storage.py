@@ -20,6 +20,8 @@ class Storage:
 
     place: Literal["device", "host"] = "device"
     precision: Literal["native", "int8"] = "native"
+    ahead: int = 1
+    """1: what the next chunk recalls is copied from host memory to the GPU while this one is made; 0: afterwards."""
 
     def __str__(self) -> str:
         return f"{self.precision} precision on the {self.place}"
