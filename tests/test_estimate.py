@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from blockvid.attention.policies import Full, Semantic, Window
+from blockvid.attention.policies import Full, KeyValuePolicy, Semantic, Window
 from blockvid.attention.storage import Storage
 from blockvid.errors import InputError
-from blockvid.estimate import Estimate, Memory, _memory, estimate, fit
+from blockvid.estimate import Estimate, Memory, estimate, fit, memory
 from blockvid.model.load import describe_models, load_models
 from blockvid.pipeline import Settings
 from blockvid.storyboard import Storyboard
@@ -87,24 +87,28 @@ def test_what_makes_it_cheaper(wan_1b: Path) -> None:
 GPU = torch.device("cuda")  # a label here: nothing is computed on it
 
 
-def bank(folder: Path, storage: Storage, device: torch.device = GPU, frames: tuple[int, int] = (61, 241)) -> Memory:
-    """Of one guidance row, in chunks of 21 latent frames: how many frames a chunk attends to, and how many are held."""
-    models, frame = describe_models(str(folder), torch.bfloat16), 30 * 52
-    return _memory(models, (21 * frame, frames[0] * frame, frames[1] * frame), 1, storage, device)
+def bank(folder: Path, storage: Storage, device: torch.device = GPU, policy: KeyValuePolicy | None = None) -> Memory:
+    """Of a minute at 480p, 241 latent frames, with one guidance row; everything is remembered unless `policy` says."""
+    models = describe_models(str(folder), torch.bfloat16)
+    settings = Settings(policy=policy or Full(), guidance=1.0, storage=storage).resolved(models, MINUTE)
+    return memory(models, MINUTE, settings, device)
 
 
 def test_a_minute_of_dense_memory_is_69_gigabytes(wan_1b: Path) -> None:
     assert bank(wan_1b, Storage("host")).host == pytest.approx(69e9, rel=0.02)
     assert bank(wan_1b, Storage("host", "int8")).host == pytest.approx(69e9 / 2, rel=0.03)
-    whole = of(wan_1b, Settings(policy=Full(), guidance=1.0, storage=Storage(precision="int8"))).memory
-    assert 0.5 * 69e9 < whole.cache < 0.66 * 69e9 and whole.host == 0  # with a layer's keys rotated, and its own
+
+
+def test_a_minute_of_semantic_memory_fits_in_24_gigabytes(wan_1b: Path) -> None:
+    """At 1.3B and 480p, without guidance: 8 bits, in host memory, fetched when a chunk begins."""
+    assert bank(wan_1b, Storage("host", "int8", 0), policy=Semantic(2, 2)).peak < 24e9
+    assert bank(wan_1b, Storage(), policy=Semantic(2, 2)).peak > 69e9
 
 
 def test_host_memory_takes_the_bank_off_the_gpu(wan_1b: Path) -> None:
-    device, host = (bank(wan_1b, Storage(place)) for place in ("device", "host"))
+    device, host = (bank(wan_1b, Storage(place), policy=Semantic()) for place in ("device", "host"))
     assert host.peak < device.peak - 0.5 * host.host and device.host == 0
-    assert bank(wan_1b, Storage("host"), frames=(61, 1000)).peak == host.peak, "it does not grow with what is held"
-    assert bank(wan_1b, Storage("device"), frames=(61, 1000)).peak > 2 * device.peak
+    assert bank(wan_1b, Storage("host", ahead=0), policy=Semantic()).peak < host.peak
     assert "in host memory 69." in str(host) and "host" not in str(device)
     on_cpu = bank(wan_1b, Storage("host"), CPU)  # where host memory is the memory there is
     assert on_cpu == bank(wan_1b, Storage("device"), CPU) and on_cpu.host == 0

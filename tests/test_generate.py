@@ -380,3 +380,13 @@ def test_a_full_disk_keeps_the_finished_chunks(pipe: Pipeline, whole: Path, smal
     events: list[Event] = []
     generate(pipe, BOARD, out, FAST, Existing.RESUME, events.append)
     assert same_video(out, whole) and events[0].chunk == done
+
+
+def test_a_refused_overwrite_leaves_the_earlier_run_alone(pipe: Pipeline, copy: Path, whole: Path) -> None:
+    """Positions past the rotary table are only known once the plan is made; nothing may be gone by then."""
+    long = Storyboard.model_validate({"shots": [{"prompt": "a fox runs", "seconds": 3000.0}]})
+    with pytest.raises(InputError, match="would stand at latent frame"):
+        generate(pipe, long, copy, replace(FAST, placement="absolute"), Existing.OVERWRITE)
+    assert copy.read_bytes() == whole.read_bytes()
+    generate(pipe, BOARD, copy, FAST, Existing.RESUME)
+    assert same_video(copy, whole)

@@ -120,16 +120,16 @@ class Generate:
 
     def _fitted(self, storyboard: Storyboard, settings: Settings) -> Settings:
         """Stored so that --max-memory is kept."""
-        budget = self.memory.max_memory
+        budget = self.memory.budget()
         if budget is None:
             return settings
-        from blockvid.estimate import estimate, fit
+        from blockvid.estimate import fit, memory
 
         models, device = self.model.describe()
         resolved = settings.resolved(models, storyboard)
         if self.memory.store == "auto":
             return dataclasses.replace(settings, storage=fit(models, storyboard, resolved, device, budget).storage)
-        peak = estimate(models, storyboard, resolved, device).memory.peak
+        peak = memory(models, storyboard, resolved, device).peak
         if peak > budget:
             raise InputError(
                 f"a memory of {budget / 1e9:.2f} GB is less than the {peak / 1e9:.2f} GB that --store "

@@ -92,17 +92,15 @@ class Estimate:
 def estimate(models: Models, storyboard: Storyboard, settings: Settings, device: torch.device) -> Estimate:
     """The cost on `device` of `storyboard` under resolved `settings`; shapes suffice, as from `describe_models`."""
     geometry, dit = models.geometry, models.dit
-    assert settings.steps is not None and settings.guidance is not None
+    assert settings.steps is not None
     chunks = storyboard.chunks(geometry)
-    rows = 1 if {settings.guidance if c.guidance is None else c.guidance for c in chunks} == {1} else 2
     n, dim = geometry.tokens_per_frame, _width(models)
     sizes = [chunk.frames * n for chunk in chunks]
     spans = [frames * n for frames in _attended(chunks, settings.policy)]
-    held, ahead = settings.policy.held(len(chunks)) * max(sizes), _fetched_ahead(len(chunks), settings) * max(sizes)
     weights = sum(p.numel() for p in dit.blocks.parameters())
     scores = 4 * dit.config["num_layers"] * dim
     per_call = [2 * weights * own + scores * own * seen for own, seen in zip(sizes, spans, strict=True)]
-    operations = rows * (settings.steps + 1) * sum(per_call)
+    operations = _rows(chunks, settings) * (settings.steps + 1) * sum(per_call)
     return Estimate(
         frames=storyboard.frames(geometry),
         seconds=storyboard.seconds,
@@ -114,19 +112,26 @@ def estimate(models: Models, storyboard: Storyboard, settings: Settings, device:
         most_attended=max(spans),
         calls=len(chunks) * (settings.steps + 1),
         operations=operations,
-        memory=_memory(models, (max(sizes), max(spans), held, ahead), rows, settings.storage, device),
+        memory=memory(models, storyboard, settings, device),
         expected_seconds=operations / (ATTENTION_SHARE * product_rate(device, dit.dtype, dim)),
         where=f"{device.type}, {torch.get_num_threads()} threads, {str(dit.dtype).removeprefix('torch.')}",
     )
 
 
-def _memory(
-    models: Models, tokens: tuple[int, int, int, int], rows: int, storage: Storage, device: torch.device
-) -> Memory:
-    """For a largest chunk of `own` tokens that sees `seen`, itself included, when `held` are remembered and `ahead` are
-    fetched for the next chunk alone."""
-    own, seen, held, ahead = tokens
-    geometry, dit = models.geometry, models.dit
+def _rows(chunks: tuple[Chunk, ...], settings: Settings) -> int:
+    """Batch rows of a call: 2 where guidance needs the negative prompt's too."""
+    return 1 if {settings.guidance if c.guidance is None else c.guidance for c in chunks} == {1} else 2
+
+
+def memory(models: Models, storyboard: Storyboard, settings: Settings, device: torch.device) -> Memory:
+    """What `estimate` says of memory, without measuring the machine."""
+    geometry, dit, storage = models.geometry, models.dit, settings.storage
+    chunks = storyboard.chunks(geometry)
+    rows, n = _rows(chunks, settings), geometry.tokens_per_frame
+    sizes = sorted(chunk.frames * n for chunk in chunks)
+    own, seen = sizes[-1], max(_attended(chunks, settings.policy)) * n
+    held = sum(sizes[-settings.policy.held(len(chunks)) :]) if settings.policy.held(len(chunks)) else 0
+    ahead = _fetched_ahead(len(chunks), settings) * own  # fetched for the next chunk alone
     dim, element = _width(models), dit.dtype.itemsize
     vae = models.autoencoder.vae if isinstance(models.autoencoder, WanAutoencoder | StorybookAutoencoder) else None
     resident = [*dit.parameters(), *(() if vae is None else vae.parameters())]
@@ -213,7 +218,7 @@ def fit(models: Models, storyboard: Storyboard, settings: Settings, device: torc
         for precision in ("native", "int8"):
             for place, ahead in places:
                 asked = replace(settings, policy=policy, storage=Storage(place, precision, ahead))
-                tried.append((estimate(models, storyboard, asked, device).memory.peak, asked))
+                tried.append((memory(models, storyboard, asked, device).peak, asked))
         return next((one for one in tried if one[0] <= budget), min(tried, key=lambda one: one[0]))
 
     peak, found = smallest(settings.policy)

@@ -77,6 +77,7 @@ def generate(
     check_target(out)
     settings = settings.resolved(pipe.models, storyboard)
     manifest = Manifest(determining=_determining(pipe, storyboard, settings), informative=Informative.here())
+    take = pipe.take(storyboard, settings)  # refuses what it must before an earlier run is discarded
     folder = run_folder(out)
     begun = folder.exists()
     if existing is Existing.OVERWRITE:
@@ -88,7 +89,7 @@ def generate(
         with Journal.resume(folder, manifest) if resuming else Journal.create(folder, manifest) as journal:
             geometry = pipe.models.geometry
             video = GrowingVideo(out, journal.segments, geometry.fps, geometry.width, geometry.height)
-            _Run(pipe, storyboard, settings, journal, video, watch, trace).go()
+            _Run(pipe, take, storyboard, journal, video, watch, trace).go()
             if journal.manifest.informative.finished is None:
                 journal.finish()
     except InputError:
@@ -112,8 +113,8 @@ def _made(folder: Path) -> bool:
 @dataclass
 class _Run:
     pipe: Pipeline
+    take: Take
     storyboard: Storyboard
-    settings: Settings
     journal: Journal
     video: GrowingVideo
     watch: Callable[[Event], None]
@@ -134,45 +135,45 @@ class _Run:
         self._picture(chunks)
 
     def _make(self, chunks: tuple[Chunk, ...], start: int) -> None:
-        assert self.settings.steps is not None
-        began, frames, steps = time.perf_counter(), 0, self.settings.steps
+        assert self.take.settings.steps is not None
+        began, frames, steps = time.perf_counter(), 0, self.take.settings.steps
 
         def progress(event: Progress) -> None:
             (chunk,), (done,) = event.chunks, event.updates
             self.watch(Event(chunk, len(chunks), done, steps, frames, time.perf_counter() - began, False))
 
-        take = self.pipe.take(self.storyboard, self.settings)
-        self._forget(take, start)
+        self._forget(start)
         last = began
-        for clip in take.clips(start, self._state(take, start), progress):
+        for clip in self.take.clips(start, self._state(start), progress):
             index = clip.chunk.index
             self.video.append(index, clip.frames)
             now = time.perf_counter()
             self.journal.commit(index, _files(clip), now - last, clip.trace.model_dump(mode="json"))
             self._write_trace()
-            self._forget(take, index + 1)
+            self._forget(index + 1)
             last, frames = now, frames + len(clip.frames)
             self.watch(Event(index, len(chunks), steps, steps, frames, now - began, True))
 
     def _write_trace(self) -> None:
         if self.trace:
             chunks = tuple(ChunkTrace.model_validate(facts) for facts in self.journal.facts)
-            policy, storage = f"Recalled: {self.settings.policy}", str(self.settings.storage)
+            policy, storage = f"Recalled: {self.take.settings.policy}", str(self.take.settings.storage)
             Trace(policy=policy, storage=storage, chunks=chunks).write(self.journal.folder / FILE)
 
-    def _state(self, take: Take, start: int) -> State:
+    def _state(self, start: int) -> State:
         """What chunk `start` needs of those before it."""
         if start == 0:
             return State()
-        device = take.device if self.settings.storage.place == "device" else "cpu"
+        take = self.take
+        device = take.device if self.take.settings.storage.place == "device" else "cpu"
         memories = (ChunkMemory.from_tensors(self.journal.load(i, "memory")) for i in sorted(needed(take.plan, start)))
         latents = self.journal.load(start - 1, "latents")["latents"].to(take.device)
         return State(tuple(m.to(device) for m in memories), self.journal.load(start - 1, "decoder"), latents)
 
-    def _forget(self, take: Take, start: int) -> None:
+    def _forget(self, start: int) -> None:
         """Drop state that resuming at `start`, or one chunk earlier, would not read."""
-        spare = max(0, start - 1)
-        self.journal.forget("memory", set(range(start)) - needed(take.plan, start) - needed(take.plan, spare))
+        spare, plan = max(0, start - 1), self.take.plan
+        self.journal.forget("memory", set(range(start)) - needed(plan, start) - needed(plan, spare))
         self.journal.forget("decoder", set(range(max(0, spare - 1))))
 
     def _encode_again(self, chunks: tuple[Chunk, ...], stop: int) -> None:

@@ -67,22 +67,10 @@ class Model:
         return None if self.dtype == "auto" else getattr(torch, self.dtype)
 
 
-Bytes = Annotated[
-    float,
-    tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="SIZE",
-        instance_from_str=lambda words: _bytes(words[0]),
-        is_instance=lambda value: isinstance(value, float),
-        str_from_instance=lambda value: [f"{value / 1e9:g}GB"],
-    ),
-]
-
-
 def _bytes(text: str) -> float:
     found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]i?)?b?\s*", text.lower())
     if found is None:
-        raise InputError(f"{text!r} is no memory size; use a number with a unit, such as 8GB or 500MB")
+        raise InputError(f"--max-memory {text!r} is no size; use a number with a unit, such as 8GB or 500MB")
     number, unit = found.groups()
     base = 1024 if unit and unit.endswith("i") else 1000
     return float(number) * base ** ("kmgt".index(unit[0]) + 1 if unit else 0)
@@ -118,7 +106,7 @@ class Memory:
     store: Literal["auto", "device", "host", "int8", "host-int8"] = "auto"
     """Where memories wait, beside the model or in host memory, and whether in 8 bits. auto: device, or what
     --max-memory needs."""
-    max_memory: Annotated[Bytes | None, default("none", "SIZE")] = None
+    max_memory: Annotated[str | None, default("none", "SIZE")] = None
     """Budget such as 8GB, of the GPU or else of the process. A storage that fits is chosen, or the run is refused."""
 
     def policy(self) -> KeyValuePolicy:
@@ -141,6 +129,10 @@ class Memory:
             "full": Full(),
         }
         return made[self.keep]
+
+    def budget(self) -> float | None:
+        """--max-memory in bytes."""
+        return None if self.max_memory is None else _bytes(self.max_memory)
 
     def storage(self) -> Storage:
         from blockvid.attention.storage import Storage
@@ -179,4 +171,5 @@ class Noise:
     def levels(self) -> ChunkSchedule | None:
         from blockvid.flow import ChunkSchedule
 
-        return None if self.schedule is None else ChunkSchedule(self.schedule, self.eps_min, self.eps_max, self.alpha)
+        made = ChunkSchedule(self.schedule or "naive", self.eps_min, self.eps_max, self.alpha)
+        return None if self.schedule is None else made

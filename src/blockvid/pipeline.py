@@ -83,6 +83,11 @@ class Settings:
         if made.steps > 1000:
             raise InputError(f"{made.steps} steps are more than the 1000 levels a model tells apart; use 10 to 50")
         sigma_grid(made.steps, made.shift)
+        salience, layers = made.policy.salience, len(models.dit.blocks)
+        if salience is not None and salience.layer is not None and salience.layer >= layers:
+            raise InputError(
+                f"layer {salience.layer} cannot choose: the model has {layers} layers; use 0 to {layers - 1}"
+            )
         return made
 
 
@@ -176,11 +181,6 @@ class Take:
 
     def __init__(self, models: Models, storyboard: Storyboard, settings: Settings) -> None:
         self.models, self.settings, self.geometry = models, settings, models.geometry
-        salience, layers = settings.policy.salience, len(models.dit.blocks)
-        if salience is not None and salience.layer is not None and salience.layer >= layers:
-            raise InputError(
-                f"layer {salience.layer} cannot choose: the model has {layers} layers; use 0 to {layers - 1}"
-            )
         self.chunks = storyboard.chunks(models.geometry)
         self.frames = storyboard.frames(models.geometry)
         self.device = next(models.dit.parameters()).device
