@@ -224,7 +224,7 @@ def test_a_full_disk_is_an_input_error_and_leaves_the_video_and_no_debris(tmp_pa
     finished = {
         500: 2,
         segment_size // 2: 2,
-        segment_size - 1: 2,
+        segment_size - 200: 2,  # not the last byte: on a busy machine x264 was seen to write a few bytes less
         (segment_size + video_size) // 2: 3,
         video_size - 1: 3,
     }
