@@ -26,7 +26,7 @@ from blockvid.estimate import estimate
 from blockvid.model.load import describe_models
 from blockvid.pipeline import Settings
 from blockvid.storyboard import Storyboard
-from blockvid.trace import FILE, HEADINGS
+from blockvid.trace.record import FILE, HEADINGS
 from blockvid.video import probe
 
 if TYPE_CHECKING:

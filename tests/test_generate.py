@@ -27,7 +27,7 @@ from blockvid.generate import Event, Existing, generate, run_folder
 from blockvid.pipeline import Pipeline, Settings
 from blockvid.sampling.noise import BoundaryNoise
 from blockvid.storyboard import Storyboard
-from blockvid.trace import FILE, Trace
+from blockvid.trace.record import FILE, Trace
 from blockvid.video import probe, read_frames
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import get_args
 from xml.etree import ElementTree
 
 import numpy as np
@@ -14,8 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
+from blockvid.attention import policies
 from blockvid.errors import InputError
-from blockvid.trace import COLOURS, FILE, HEADINGS, ChunkTrace, Recalled, Trace, Why, draw, summary
+from blockvid.trace.picture import COLOURS, draw
+from blockvid.trace.record import FILE, HEADINGS, ChunkTrace, Recalled, Trace, Why, summary
 
 LAYERS, TOKENS = 4, 100
 PROMPT = "A red-brown fox walks to the right across a green meadow at dawn while the camera follows it for a while."
@@ -237,3 +240,7 @@ def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(InputError, match=r'pip install "blockvid\[plots\]"'):
         draw(semantic(1), tmp_path / "trace.png")
+
+
+def test_reasons_are_those_of_the_policies() -> None:
+    assert get_args(Why) == get_args(policies.Why)

@@ -275,7 +275,8 @@ class TraceCommand:
     """The picture, .png or .svg."""
 
     def __call__(self) -> None:
-        from blockvid.trace import HEADINGS, Trace, draw, summary
+        from blockvid.trace.picture import draw
+        from blockvid.trace.record import HEADINGS, Trace, summary
 
         trace = Trace.read(self.file)
         table = Table(*HEADINGS, box=None)

@@ -74,6 +74,7 @@ class Estimate:
     calls: int
     operations: float
     memory: Memory
+    storage: Storage
     expected_seconds: float
     where: str
 
@@ -85,6 +86,7 @@ class Estimate:
             ("chunks", f"{self.chunks}, {self.steps} steps each, {self.calls} transformer calls in all"),
             ("tokens", f"{self.tokens_per_chunk} in the largest chunk, attending to at most {self.most_attended}"),
             ("peak memory", f"about {self.memory.peak / 1e9:.1f} GB ({self.memory})"),
+            ("past chunks", f"kept in {self.storage}"),
             ("time", f"about {_duration(self.expected_seconds)} ({self.operations / 1e12:.3g} TFLOP) on {self.where}"),
         ]
 
@@ -113,6 +115,7 @@ def estimate(models: Models, storyboard: Storyboard, settings: Settings, device:
         calls=len(chunks) * (settings.steps + 1),
         operations=operations,
         memory=memory(models, storyboard, settings, device),
+        storage=settings.storage,
         expected_seconds=operations / (ATTENTION_SHARE * product_rate(device, dit.dtype, dim)),
         where=f"{device.type}, {torch.get_num_threads()} threads, {str(dit.dtype).removeprefix('torch.')}",
     )
@@ -210,15 +213,13 @@ def fit(models: Models, storyboard: Storyboard, settings: Settings, device: torc
 
     InputError, saying what would fit, if none is.
     """
-    places = (("device", 1), ("host", 1), ("host", 0)) if device.type != "cpu" else (("device", 1),)
+    exact = [Storage()] if device.type == "cpu" else [Storage(), Storage("host"), Storage("host", ahead=0)]
+    storages = [*exact, *(replace(storage, precision="int8") for storage in exact)]
 
     def smallest(policy: KeyValuePolicy) -> tuple[float, Settings]:
         """The first that fits, else the one that needs least."""
-        tried = []
-        for precision in ("native", "int8"):
-            for place, ahead in places:
-                asked = replace(settings, policy=policy, storage=Storage(place, precision, ahead))
-                tried.append((memory(models, storyboard, asked, device).peak, asked))
+        asked = [replace(settings, policy=policy, storage=storage) for storage in storages]
+        tried = [(memory(models, storyboard, one, device).peak, one) for one in asked]
         return next((one for one in tried if one[0] <= budget), min(tried, key=lambda one: one[0]))
 
     peak, found = smallest(settings.policy)

@@ -21,7 +21,7 @@ from blockvid.journal import Determining, Informative, Journal, Manifest
 from blockvid.pipeline import Clip, Pipeline, Settings, State, Take, pixel_span, to_uint8
 from blockvid.sampling.sampler import Progress
 from blockvid.storyboard import Chunk, Storyboard
-from blockvid.trace import FILE, ChunkTrace, Trace
+from blockvid.trace.record import FILE, ChunkTrace, Trace
 from blockvid.video import GrowingVideo, check_target, contact_sheet, read_frames, read_image
 
 

@@ -470,11 +470,10 @@ def _locked(folder: Path) -> int:
 
 @contextlib.contextmanager
 def _unlocked_on_error(lock: int) -> Iterator[None]:
-    try:
+    with contextlib.ExitStack() as held:
+        held.callback(os.close, lock)
         yield
-    except BaseException:
-        os.close(lock)
-        raise
+        held.pop_all()
 
 
 def _processor() -> str:

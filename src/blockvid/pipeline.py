@@ -30,7 +30,7 @@ from blockvid.sampling.plans import Chunkwise
 from blockvid.sampling.sampler import Condition, Progress, sample
 from blockvid.sampling.solvers import Euler, Solver, UniPC
 from blockvid.storyboard import Chunk, Storyboard
-from blockvid.trace import ChunkTrace, Recalled
+from blockvid.trace.record import ChunkTrace, Recalled
 from blockvid.video import read_image
 
 if TYPE_CHECKING:
