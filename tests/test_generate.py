@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -60,6 +61,33 @@ def watch(event):
 
 generate(pipe, Storyboard.model_validate_json(board), out, Settings(steps=2), Existing.RESUME, watch)
 print(len(seen))
+"""
+
+# For each settings of a pickle: a child made by fork is killed in chunk 2, and this process goes on.
+VICTIMS = """
+import os, pickle, signal, sys
+from pathlib import Path
+import torch
+from blockvid.generate import Existing, generate
+from blockvid.pipeline import Pipeline
+from blockvid.storyboard import Storyboard
+
+folder, board, place = Path(sys.argv[1]), Storyboard.model_validate_json(sys.argv[2]), Path(sys.argv[3])
+torch.set_num_threads(1)
+pipe = Pipeline.from_pretrained(folder, "cpu", torch.float32)
+
+def watch(event):
+    if event.chunk == 2 and event.step == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+for number, settings in enumerate(pickle.loads((place / "settings.pickle").read_bytes())):
+    child = os.fork()
+    if child == 0:
+        generate(pipe, board, place / f"{number}.mp4", settings, watch=watch)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    print(len((place / f"{number}.run" / "journal.jsonl").read_text().split('"sha256"')) - 1)
+    generate(pipe, board, place / f"{number}.mp4", settings, Existing.RESUME)
 """
 
 
@@ -186,6 +214,17 @@ def test_resuming_is_exact_whatever_is_remembered(pipe: Pipeline, tmp_path: Path
     trace = Trace.read(run_folder(out))
     plan = pipe.take(BOARD, settings).plan
     assert tuple(tuple((past.chunk, past.why) for past in chunk.recalled) for chunk in trace.chunks) == plan
+
+
+def test_killed_and_resumed_whatever_is_remembered(storybook: Tiny, pipe: Pipeline, tmp_path: Path) -> None:
+    (tmp_path / "settings.pickle").write_bytes(pickle.dumps(list(REMEMBERED.values())))
+    command = [sys.executable, "-c", VICTIMS, str(storybook.folder), BOARD.model_dump_json(), str(tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (ran.returncode, ran.stdout.split()) == (0, ["2"] * len(REMEMBERED)), ran.stderr
+    for number, settings in enumerate(REMEMBERED.values()):
+        generate(pipe, BOARD, tmp_path / "whole.mp4", settings, Existing.OVERWRITE)
+        assert same_video(tmp_path / f"{number}.mp4", tmp_path / "whole.mp4")
 
 
 def test_a_trace_is_left_on_demand_and_grows_with_the_video(pipe: Pipeline, tmp_path: Path, copy: Path) -> None:

@@ -5,12 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image, ImageDraw
 
 from blockvid.storybook.subjects import SUBJECTS
-
-torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
