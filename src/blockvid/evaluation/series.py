@@ -1,7 +1,7 @@
 """One pass over a video: frames go by once, and every extractor leaves a row of numbers for each.
 
-Whatever a metric needs of the pixels is such a row: of the frame itself, or of a few frames around it. Segments, weights
-and profiles are applied to rows later, so that none of them asks for the video again.
+Whatever a metric needs of the pixels is such a row: of the frame itself, or of a few frames around it. Segments,
+weights and profiles are applied to rows later, so that none of them asks for the video again.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class Footage:
     """Frames with which chunks begin, the first chunk's left out; empty where nobody said."""
     captions: tuple[Caption, ...] = ()
     """What it should show, if anybody said."""
+    first: range | None = None
+    """The frames of its first segment, which identity is compared with; None before the video is cut."""
 
 
 class Picture:
