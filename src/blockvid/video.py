@@ -17,12 +17,13 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from av.video.stream import VideoStream
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from blockvid.errors import InputError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+TICK = 1e-6  # seconds between frames that a container gives one time
 ONE_GOP = 1 << 20  # frames between keyframes; not the chunk's length, which would enter the stream's header
 
 
@@ -77,6 +78,51 @@ def _blocks(path: Path, batch: int) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
             yield np.stack(block)
 
 
+def read_timed(
+    path: Path, batch: int = 32
+) -> Iterator[tuple[UInt8[np.ndarray, "t h w 3"], Float64[np.ndarray, " t"]]]:
+    """As `read_frames`, each block with the seconds from the first frame at which its frames are shown.
+
+    Times are the container's, so a variable rate is true to the file, and strictly increase: frames without a time
+    follow each other at the stream's rate, and a clock that was set back (joined recordings) goes on from where it was.
+    """
+    return _timed_blocks(path, batch, probe(path).fps)
+
+
+def _timed_blocks(
+    path: Path, batch: int, fps: float
+) -> Iterator[tuple[UInt8[np.ndarray, "t h w 3"], Float64[np.ndarray, " t"]]]:
+    with _opened(path) as container:
+        frames: list[np.ndarray] = []
+        seconds: list[float] = []
+        for pixels, moment in _moments(_decoded_timed(path, container), 1 / fps):
+            frames.append(pixels)
+            seconds.append(moment)
+            if len(frames) == batch:
+                yield np.stack(frames), np.array(seconds)
+                frames, seconds = [], []
+        if frames:
+            yield np.stack(frames), np.array(seconds)
+
+
+def _moments(
+    frames: Iterator[tuple[UInt8[np.ndarray, "h w 3"], float | None]], interval: float
+) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], float]]:
+    """Frames with strictly increasing times from 0; `interval` is the usual time between two."""
+    zero: float | None = None
+    last = -interval
+    for pixels, clock in frames:
+        due = last + interval
+        if clock is None:
+            moment = due
+        else:
+            if zero is None or clock - zero < last - interval:  # the first time, or one after the clock was set back
+                zero = clock - due
+            moment = max(clock - zero, last + TICK)
+        yield pixels, moment
+        last = moment
+
+
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[InputContainer]:
     if not path.exists():
@@ -94,12 +140,20 @@ def _opened(path: Path) -> Iterator[InputContainer]:
 
 
 def _decoded(path: Path, container: InputContainer) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    return (pixels for pixels, _ in _decoded_timed(path, container))
+
+
+def _decoded_timed(
+    path: Path, container: InputContainer
+) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], float | None]]:
+    """Upright pixels, and the container's time in seconds, of any origin; None where it has none."""
     stream = container.streams.video[0]
     try:
         for frame in container.decode(stream):
             # Fixing the size keeps blocks stackable in the rare stream that changes it midway.
             pixels = frame.to_ndarray(format="rgb24", width=stream.width, height=stream.height)
-            yield np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
+            clock = None if frame.pts is None else frame.time
+            yield np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90))), clock
     except FFmpegError as error:
         raise InputError(f"{path} is damaged ({error.strerror}); give an intact copy") from error
 

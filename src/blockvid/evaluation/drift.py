@@ -71,6 +71,21 @@ def segments(frames: int, count: int, remainder: Remainder) -> tuple[range, ...]
     return tuple(range(a, b) for a, b in itertools.pairwise(edges))
 
 
+def segments_by_time(seconds: Float[np.ndarray, " frames"], count: int) -> tuple[range, ...]:
+    """The frames of each of `count` segments of equal duration; `seconds` are the frames' times, increasing from 0.
+
+    A segment holds the frames that begin in it, or, where none does, the one that is on the screen; the last frame
+    lasts as long as the median one. At a constant rate this is "spread" up to where a remainder falls. Times within a
+    tenth of a frame of a border count as on it: containers round them.
+    Raises InputError unless 1 <= count <= frames.
+    """
+    segments(len(seconds), count, "spread")  # refuses what cannot be cut
+    usual = float(np.median(np.diff(seconds))) if len(seconds) > 1 else 1.0
+    borders = (float(seconds[-1]) + usual) * np.arange(count + 1) / count
+    edges = np.searchsorted(seconds, borders - usual / 10)
+    return tuple(range(min(a, b - 1), b) for a, b in itertools.pairwise(map(int, edges)))
+
+
 # As published
 
 

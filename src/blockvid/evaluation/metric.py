@@ -26,13 +26,17 @@ class Metric:
     """One line that says what is computed."""
     extractors: tuple[Extractor, ...]
     score: Callable[[Series, range, Footage], float]
-    """Of frames in a span; nan where they have no such score (one frame has no motion)."""
+    """Of frames in a span; nan where they have no such score (one frame has no motion). Can be sent to a process."""
     better: Direction | None = None
     """None: neither, such as exposure, which should stay as it is."""
     bounds: tuple[float, float] | None = None
     """The range of values, for axes; None where it is open."""
     model: str | None = None
     """sha256 of the weights; None where there are none."""
+    curve: str | None = None
+    """The series, one number a frame, whose course is drawn; None where the score is no mean over frames."""
+    embedding: str | None = None
+    """The series, one vector a frame, whose cosine at growing distances is reported; None where there is none."""
 
     @property
     def key(self) -> str:
