@@ -31,15 +31,15 @@ check: .venv/.check
 
 # Each stamp also stands for the smaller installations that it contains; pyright wants to see every extra.
 .venv/.setup: $(PINS) | $(BIN)/python
-	$(INSTALL) '.[storybook,plots]'
+	$(INSTALL) '.[storybook,eval,plots]'
 	@touch $@
 
 .venv/.test: $(PINS) | $(BIN)/python
-	$(INSTALL) '.[storybook,plots,test]'
+	$(INSTALL) '.[storybook,eval,plots,test]'
 	@touch .venv/.setup $@
 
 .venv/.check: $(PINS) | $(BIN)/python
-	$(INSTALL) '.[storybook,wan,plots,test,dev]'
+	$(INSTALL) '.[storybook,eval,segment,wan,plots,test,dev]'
 	@touch .venv/.setup .venv/.test $@
 
 $(BIN)/python:

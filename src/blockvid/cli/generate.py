@@ -1,33 +1,25 @@
-"""The command line: thin, and the only file that prints or reads environment variables."""
+"""blockvid generate: a storyboard becomes a video. blockvid trace: what its chunks looked at."""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
-import os
-import signal
-import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from blockvid.cli.console import clock, err, memory_note, out, quiet_libraries, say
+from blockvid.cli.options import Memory, Model, Noise, default
 from blockvid.errors import InputError
-from blockvid.options import Memory, Model, Noise, default
 
 if TYPE_CHECKING:
     from blockvid.generate import Event
     from blockvid.pipeline import Settings
     from blockvid.storyboard import Storyboard
-
-out = Console()
-err = Console(stderr=True)
 
 
 @dataclass(frozen=True)
@@ -181,7 +173,7 @@ class _Display:
         done = event.fraction - self.begun
         left = event.elapsed / done * (1 - event.fraction) if done > 0 else 0.0
         rate = f"{event.frames / event.elapsed:.1f} frames/s, " if event.frames else ""
-        note = f"{rate}{_clock(left)} left, {_memory()}"
+        note = f"{rate}{clock(left)} left, {memory_note()}"
         where = f"chunk {event.chunk + 1} of {event.chunks}"
         self.bar.update(
             self.task, completed=event.fraction, description=f"{where}, step {event.step} of {event.steps}", note=note
@@ -190,79 +182,6 @@ class _Display:
             self.finished = event.chunk + 1
             if not err.is_terminal:
                 say(err, f"{where} written, {note}")
-
-
-def say(console: Console, text: str) -> None:
-    """Text as it is: file names may hold brackets, and lines are for grep."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def _memory() -> str:
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return f"{peak / 1e9:.1f} GB at most"
-
-
-@dataclass(frozen=True)
-class Check:
-    """Check a storyboard file and print its shots and chunks."""
-
-    file: tyro.conf.Positional[Path]
-    """The storyboard."""
-    index: int = 0
-    """Which storyboard of a .jsonl file, from 0."""
-    fps: float = 8.0
-    """Frame rate to cut chunks for (the embedded model's by default)."""
-    chunk_frames: int = 8
-    """Longest chunk in latent frames."""
-
-    def __call__(self) -> None:
-        from blockvid.geometry import Geometry
-        from blockvid.storyboard import Storyboard
-
-        storyboard = Storyboard.read(self.file, self.index)
-        geometry = Geometry(width=160, height=96, fps=self.fps, chunk_frames=self.chunk_frames)
-        chunks = storyboard.chunks(geometry)
-        table = Table("chunk", "shot", "seconds", "latent frames", "prompt", box=None)
-        for chunk in chunks:
-            first = geometry.pixel_frames(chunk.start) if chunk.start else 0
-            last = min(geometry.pixel_frames(chunk.stop), storyboard.frames(geometry))
-            span = f"{first / self.fps:.2f} - {last / self.fps:.2f}"
-            table.add_row(str(chunk.index), str(chunk.shot + 1), span, str(chunk.frames), Text(chunk.prompt))
-        out.print(table)
-        frames = storyboard.frames(geometry)
-        counts = f"{len(storyboard.shots)} shots, {len(chunks)} chunks, {storyboard.seconds:g} s"
-        say(out, f"{counts}, {frames} frames at {self.fps:g} fps")
-
-
-@dataclass(frozen=True)
-class Schema:
-    """Print the JSON Schema of blockvid's own storyboard form."""
-
-    def __call__(self) -> None:
-        from blockvid.storyboard import schema_text
-
-        sys.stdout.write(schema_text())
-
-
-@dataclass(frozen=True)
-class StoryboardCommand:
-    """Look into storyboard files."""
-
-    command: tyro.conf.OmitArgPrefixes[
-        Annotated[Check, tyro.conf.subcommand("check", prefix_name=False)]
-        | Annotated[Schema, tyro.conf.subcommand("schema", prefix_name=False)]
-    ]
-
-    def __call__(self) -> None:
-        self.command()
 
 
 @dataclass(frozen=True)
@@ -287,94 +206,3 @@ class TraceCommand:
         picture = self.out or folder / "trace.png"
         draw(trace, picture)
         say(out, str(picture))
-
-
-@dataclass(frozen=True)
-class Train:
-    """Run a training recipe; run it again to continue after a stop. Ctrl-C saves and exits 0."""
-
-    recipe: tyro.conf.Positional[str]
-    """storybook_autoencoder or storybook_base."""
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("runs/storybook")
-    """Folder for data, checkpoints and exported weights."""
-    steps: Annotated[int | None, default("the recipe's", "N")] = None
-    """Length of the run."""
-    schedule: Annotated[
-        Literal["naive", "linear", "cosine", "sigmoid"] | None, default("the recipe's", "naive|linear|cosine|sigmoid")
-    ] = None
-    """Noise levels along the chunks of a sample (Eqs. 11, 26, 27); storybook_base."""
-    threads: Annotated[int | None, default("all", "N")] = None
-    """CPU threads."""
-
-    def __call__(self) -> None:
-        import torch
-
-        from blockvid.flow import ChunkSchedule
-        from blockvid.recipes import RECIPES
-        from blockvid.recipes.storybook import BaseRun
-
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-        quiet_libraries()
-        if self.recipe not in RECIPES:
-            raise InputError(f"recipe {self.recipe!r} is unknown; use one of {', '.join(RECIPES)}")
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        run = RECIPES[self.recipe]()
-        if self.steps is not None:
-            run = dataclasses.replace(run, optimisation=dataclasses.replace(run.optimisation, steps=self.steps))
-        if self.schedule is not None:
-            if not isinstance(run, BaseRun):
-                raise InputError(f"--schedule {self.schedule} is for transformers; {self.recipe} takes none")
-            schedule = ChunkSchedule(self.schedule)
-            run = dataclasses.replace(run, objective=dataclasses.replace(run.objective, schedule=schedule))
-        self.out.mkdir(parents=True, exist_ok=True)
-        run(self.out, _interruptible())
-
-
-def _interruptible() -> Callable[[], bool]:
-    """A question that turns true at the first Ctrl-C (or SIGTERM); the second one kills as usual."""
-    asked: list[int] = []
-
-    def ask(number: int, _frame: object) -> None:
-        asked.append(number)
-        signal.signal(number, signal.SIG_DFL)
-
-    signal.signal(signal.SIGINT, ask)
-    signal.signal(signal.SIGTERM, ask)
-    return lambda: bool(asked)
-
-
-def quiet_libraries() -> None:
-    """No progress bars or advice from the libraries underneath; our own errors say what matters."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-
-
-Command = (
-    Annotated[Generate, tyro.conf.subcommand("generate", prefix_name=False)]
-    | Annotated[StoryboardCommand, tyro.conf.subcommand("storyboard", prefix_name=False)]
-    | Annotated[TraceCommand, tyro.conf.subcommand("trace", prefix_name=False)]
-    | Annotated[Train, tyro.conf.subcommand("train", prefix_name=False)]
-)
-
-
-def main() -> None:
-    """Entry point of the `blockvid` command: exit status 0, 2 for unusable input, 130 for Ctrl-C."""
-    try:
-        command = tyro.cli(
-            Command,
-            prog="blockvid",
-            description="A storyboard becomes a minute-long video, chunk by chunk.",
-            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.CascadeSubcommandArgs),
-        )
-        command()
-    except InputError as error:
-        say(err, f"blockvid: {error}")
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
