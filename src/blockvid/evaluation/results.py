@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 from collections.abc import Iterable
@@ -215,9 +217,12 @@ class Results(Record):
     quantities: tuple[Quantity, ...]
     videos: tuple[VideoRecord, ...]
     summary: dict[str, SummaryRecord]
-    """By key of metric and by key of quantity (its VDE); "KEY/weight" is VDE over the sum of weights."""
+    """By key of metric and by key of quantity (its VDE); "KEY/weight" is VDE over the sum of weights, "KEY/robust" the
+    robust total."""
     missing: tuple[str, ...] = ()
     """Entries of the benchmark without a video."""
+    absent: dict[str, str] = Field(default_factory=dict)
+    """Quantities of the profile that were not measured, each with the metrics it takes."""
 
     @classmethod
     def read(cls, path: str | Path) -> Results:
@@ -262,11 +267,42 @@ class Results(Record):
 
     def better(self, key: str) -> Direction | None:
         """Which values under a full key are better: drift is better when lower."""
-        return next((m.better for m in self.metrics if m.key == key), "lower")
+        directions: list[Direction | None] = [metric.better for metric in self.metrics if metric.key == key]
+        return directions[0] if directions else "lower"
 
 
 def _names(keys: Iterable[str]) -> list[str]:
     return sorted({key.split("@")[0] for key in keys})
+
+
+def csv_text(results: Results) -> str:
+    """One row a video: its facts, scores by key of metric, drift by key of quantity (names as in `summary`).
+
+    Missing numbers are empty, infinite ones "inf".
+    """
+    metrics = [metric.key for metric in results.metrics]
+    quantities = [quantity.key for quantity in results.quantities]
+    facts = ("name", "path", "status", "reason", "sha256", "entry", "width", "height", "frames", "seconds", "fps")
+    of_drift = [f"{key}{of}" for key in quantities for of in ("", "/weight", "/robust")]
+    lines = io.StringIO()
+    table = csv.writer(lines, lineterminator="\n")
+    table.writerow([*facts, *metrics, *of_drift])
+    for video in results.videos:
+        numbers = {**{key: value(number) for key, number in video.scores.items()}, **drifts(video)}
+        values = [numbers.get(key, math.nan) for key in (*metrics, *of_drift)]
+        known = [getattr(video, fact) for fact in facts]
+        table.writerow([*known, *("" if math.isnan(number) else repr(number) for number in values)])
+    return lines.getvalue()
+
+
+def drifts(video: VideoRecord) -> dict[str, float]:
+    """Its numbers of drift, named as in `Results.summary`."""
+    found: dict[str, float] = {}
+    for key, drift in video.drift.items():
+        found[key] = value(drift.vde)
+        found[f"{key}/weight"] = value(drift.per_weight)
+        found[f"{key}/robust"] = value(drift.robust.total)
+    return found
 
 
 def schema_text() -> str:
