@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import zipfile
 from collections.abc import Callable
@@ -85,6 +86,12 @@ def test_the_middle_is_cut_to_size_and_truncated(amt: AMT, size: tuple[int, ...]
 def test_what_is_brighter_than_white_is_clipped(amt: AMT) -> None:
     amt.network.gain.fill_(3)
     assert (amt.middle(frames(0, 1, 3, 16, 16) // 2 + 100, frames(1, 1, 3, 16, 16) // 2 + 100) == 255).all()
+
+
+def test_frames_of_which_the_network_makes_nan_are_refused(amt: AMT) -> None:
+    amt.network.gain[0] = math.nan
+    with pytest.raises(InputError, match="20x10; use sides of 113 pixels"):
+        amt.middle(frames(0, 1, 3, 10, 20), frames(1, 1, 3, 10, 20))
 
 
 def test_smoothness_is_what_is_left_of_255_levels(amt: AMT) -> None:

@@ -68,11 +68,16 @@ class AMT:
 
     @torch.no_grad()
     def middle(self, before: UInt8[Tensor, "b 3 h w"], after: UInt8[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
-        """The frames half way in time, clipped and truncated to whole levels, as VBench has it."""
+        """The frames half way in time, clipped and truncated to whole levels, as VBench has it.
+
+        Raises InputError where the network gives nan: below sides of 113 pixels AMT-S divides by zero.
+        """
         h, w = before.shape[2:]
         top, left = -h % MULTIPLE // 2, -w % MULTIPLE // 2
         time = torch.full((len(before), 1, 1, 1), 0.5, device=self.device)
         found = self.network(self._input(before), self._input(after), time, scale_factor=1.0, eval=True)["imgt_pred"]
+        if not found.isfinite().all():
+            raise InputError(f"AMT has no middle of frames of {w}x{h}; use sides of 113 pixels or more")
         levels = (255 * found[..., top : top + h, left : left + w]).clamp(0, 255)
         return levels.to(torch.uint8).to(before.device)
 
