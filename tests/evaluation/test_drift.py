@@ -18,6 +18,7 @@ from blockvid.evaluation.drift import (
     Weights,
     noise_level,
     segments,
+    segments_by_time,
     theil_sen,
     weights,
 )
@@ -76,6 +77,32 @@ def test_segments_tile_the_video(frames: int, count: int):
     assert [frame for part in spread for frame in part] == list(range(frames))
     assert max(map(len, spread)) - min(map(len, spread)) <= 1
     assert len(trimmed) == len(spread) == count
+
+
+@relaxed
+@given(st.integers(1, 20), st.integers(1, 40), st.sampled_from([8, 24, 30000 / 1001]), st.booleans())
+def test_segments_by_time_are_segments_where_the_rate_is_constant(each: int, count: int, fps: float, rounded: bool):
+    seconds = np.arange(each * count) / fps
+    assert segments_by_time(seconds.round(3) if rounded else seconds, count) == segments(len(seconds), count, "trim")
+
+
+@relaxed
+@given(st.lists(st.floats(0.001, 5), min_size=1, max_size=60), st.integers(1, 20))
+def test_segments_by_time_last_equally_long_and_are_never_empty(gaps: list[float], count: int):
+    seconds = np.concatenate([[0.0], np.cumsum(gaps)])
+    if len(seconds) < count:
+        with pytest.raises(InputError, match="do not fill"):
+            segments_by_time(seconds, count)
+        return
+    parts = segments_by_time(seconds, count)
+    usual = float(np.median(gaps))
+    borders = np.arange(count + 1) / count * (seconds[-1] + usual) - usual / 10
+    assert (parts[0].start, parts[-1].stop) == (0, len(seconds))
+    for part, begin, end in zip(parts, borders, borders[1:], strict=False):
+        began = seconds[part.start : part.stop]
+        assert len(began) == 1 or (begin <= began[0] and began[-1] < end)
+        assert len(began) > 1 or began[0] < end
+    assert all(b.start in (a.stop, a.stop - 1) for a, b in itertools.pairwise(parts))
 
 
 def test_what_cannot_be_cut_or_weighted_is_refused():
