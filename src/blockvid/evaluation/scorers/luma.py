@@ -82,5 +82,5 @@ def metrics() -> tuple[Metric, ...]:
 
 
 def _metric(name: str, title: str, formula: str, key: str) -> Metric:
-    score = mean_of(f"luma.{key}", frames)
-    return Metric(name, "core", title, formula, extractors=(Luma(),), score=score, bounds=(0, 1))
+    rows = f"luma.{key}"
+    return Metric(name, "core", title, formula, (Luma(),), mean_of(rows, frames), bounds=(0, 1), curve=rows)

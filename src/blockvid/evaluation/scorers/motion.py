@@ -174,6 +174,7 @@ def metrics() -> tuple[Metric, ...]:
             formula="mean length of DIS flow between neighbouring frames, in % of the short side (Eq. 21)",
             extractors=(Motion(),),
             score=mean_of("motion.speed", pairs),
+            curve="motion.speed",
         ),
         Metric(
             name="motion_smoothness",
@@ -184,6 +185,7 @@ def metrics() -> tuple[Metric, ...]:
             score=_smoothness,
             better="higher",
             bounds=(0, 1),
+            curve="motion.even",
         ),
         Metric(
             name="dynamic_degree",
