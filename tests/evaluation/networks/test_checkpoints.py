@@ -22,7 +22,17 @@ from transformers import CLIPConfig, CLIPModel, CLIPVisionModelWithProjection, V
 
 from blockvid.errors import InputError
 from blockvid.evaluation.networks.archive import ArchiveError, is_torchscript, read_archive
-from blockvid.evaluation.networks.checkpoints import load_aesthetic, load_clip, load_dino, loaded, read_tensors
+from blockvid.evaluation.networks.checkpoints import (
+    load_aesthetic,
+    load_clip,
+    load_dino,
+    load_musiq,
+    load_raft,
+    loaded,
+    read_tensors,
+)
+from blockvid.evaluation.networks.musiq import MUSIQ
+from blockvid.evaluation.networks.raft import RAFT
 from blockvid.evaluation.networks.vit import ClipViT, DinoViT
 from evaluation.networks.tiny import CLIP_TINY, CLIP_TINY_DIM, DINO_TINY, Named, Weights, clip, dino, openai, randomised
 
@@ -294,6 +304,23 @@ def test_archives_are_read_as_torch_reads_them(tmp_path):
         script = torch.jit.load(str(torchscript(openai(clip().state_dict()), tmp_path / "clip.pt"))).state_dict()
     read = read_tensors(tmp_path / "clip.pt")
     assert set(read) == set(script) and all(torch.equal(read[n], script[n]) for n in script)
+
+
+def as_musiq_is_published(name: str) -> str:
+    return name.removeprefix("stem.") if "_root." in name else name.replace("stem.", "block1.")
+
+
+@pytest.mark.parametrize(
+    ("load", "network", "named"),
+    [(load_raft, RAFT, lambda name: f"module.{name}"), (load_musiq, MUSIQ, as_musiq_is_published)],
+)
+def test_networks_of_full_size(load, network, named, tmp_path):
+    expected = network().half()
+    weights = {named(name): weight for name, weight in expected.state_dict().items()}
+    ours = load(saved(weights, tmp_path / "weights.pth"))
+    assert same(ours, expected.float()) and not ours.training
+    del weights[min(weights)]
+    assert "lacks 1 weights of a " in refusal(load, saved(weights, tmp_path / "weights.pth"))
 
 
 def test_a_network_of_any_kind_can_be_filled():

@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from blockvid.errors import InputError
 from blockvid.evaluation.networks.archive import ArchiveError, is_torchscript, read_archive
 from blockvid.evaluation.networks.efficientnet import EfficientNetLite0
+from blockvid.evaluation.networks.musiq import MUSIQ, musiq_weights
+from blockvid.evaluation.networks.raft import RAFT, raft_weights
 from blockvid.evaluation.networks.vit import (
     CLIP_B32,
     CLIP_B32_DIM,
@@ -270,3 +272,13 @@ def load_aesthetic(path: Path, device: str | torch.device = "cpu", dim: int = CL
 def load_efficientnet(path: Path, device: str | torch.device = "cpu") -> EfficientNetLite0:
     """EfficientNet-Lite0 from the file of its Python package."""
     return loaded(EfficientNetLite0, read_tensors(path), path, device)
+
+
+def load_musiq(path: Path, device: str | torch.device = "cpu") -> MUSIQ:
+    """MUSIQ from the file of its PyTorch port."""
+    return loaded(MUSIQ, musiq_weights(read_tensors(path)), path, device)
+
+
+def load_raft(path: Path, device: str | torch.device = "cpu") -> RAFT:
+    """RAFT from its authors' file or torchvision's."""
+    return loaded(RAFT, raft_weights(read_tensors(path)), path, device)
