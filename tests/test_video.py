@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from blockvid.errors import InputError
-from blockvid.video import GrowingVideo, contact_sheet, probe, read_frames, read_image, write_video
+from blockvid.video import GrowingVideo, contact_sheet, probe, read_frames, read_image, read_timed, write_video
 
 WIDTH, HEIGHT = 64, 48
 
@@ -292,6 +292,74 @@ def test_reading_in_blocks_is_reading_the_whole(tmp_path: Path):
     assert names(tmp_path) == {"clip.mp4"}
 
 
+# Times
+
+
+def write_at(path: Path, moments: Sequence[int], codec: str = "mpeg4", size: tuple[int, int] = (WIDTH, HEIGHT)) -> None:
+    """A frame at each of these milliseconds."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream(codec, rate=25)
+        stream.width, stream.height = size
+        stream.pix_fmt = {"gif": "rgb8", "ffv1": "bgr0"}.get(codec, "yuv420p")
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        for moment, pixels in zip(moments, clip(0, len(moments), *size), strict=True):
+            frame = av.VideoFrame.from_ndarray(pixels, "rgb24")
+            frame.pts, frame.time_base = moment, Fraction(1, 1000)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+
+
+def times(path: Path, batch: int = 4) -> list[float]:
+    return [float(moment) for _, seconds in read_timed(path, batch) for moment in seconds]
+
+
+@pytest.mark.parametrize("fps", [8.0, 12.5, 24000 / 1001])
+def test_at_a_constant_rate_frames_are_shown_at_multiples_of_it(tmp_path: Path, fps: float):
+    write_video(tmp_path / "clip.mp4", clip(0, 11), fps)
+    assert times(tmp_path / "clip.mp4") == pytest.approx([n / fps for n in range(11)], abs=1e-9)
+    blocks = list(read_timed(tmp_path / "clip.mp4", 4))
+    assert [len(frames) for frames, _ in blocks] == [len(seconds) for _, seconds in blocks] == [4, 4, 3]
+    assert np.array_equal(np.concatenate([frames for frames, _ in blocks]), decoded(tmp_path / "clip.mp4"))
+
+
+@pytest.mark.parametrize("ending", ["mkv", "mp4", "mov"])
+def test_at_a_variable_rate_times_are_those_of_the_file_counted_from_the_first_frame(tmp_path: Path, ending: str):
+    moments = [2000, 2040, 2080, 2500, 2501, 4000]
+    write_at(tmp_path / f"clip.{ending}", moments)
+    assert times(tmp_path / f"clip.{ending}") == pytest.approx([(m - 2000) / 1000 for m in moments], abs=1e-3)
+
+
+def test_frames_without_a_time_follow_each_other_at_the_rate_of_the_stream(tmp_path: Path):
+    with av.open(str(tmp_path / "clip.m4v"), "w", format="m4v") as out:  # a bare stream
+        stream = out.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for pixels in clip(0, 6):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+        out.mux(stream.encode())
+    assert times(tmp_path / "clip.m4v") == pytest.approx([n / 25 for n in range(6)])
+
+
+def test_where_recordings_were_joined_time_goes_on(tmp_path: Path):
+    write_at(tmp_path / "a.ts", range(0, 400, 40), "libx264")
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(2 * (tmp_path / "a.ts").read_bytes())
+    found = np.array(times(joined))
+    assert len(found) == 20
+    assert (np.diff(found) > 0).all()
+    assert np.diff(found) == pytest.approx(0.04, abs=0.005)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("clip.mkv", "ffv1"), ("clip.gif", "gif"), ("clip.avi", "ffv1")])
+@pytest.mark.parametrize("size", [(33, 25), (1, 1), (7, 64)])
+def test_frames_of_odd_size_are_read_at_that_size(tmp_path: Path, name: str, codec: str, size: tuple[int, int]):
+    write_at(tmp_path / name, range(0, 200, 40), codec, size)
+    frames = np.concatenate([frames for frames, _ in read_timed(tmp_path / name)])
+    assert frames.shape == (5, size[1], size[0], 3)
+    if codec == "ffv1":
+        assert np.array_equal(frames, clip(0, 5, *size)), "every pixel, to the last column"
+    assert (probe(tmp_path / name).width, probe(tmp_path / name).height) == size
+
+
 def test_a_turned_phone_video_is_read_upright(tmp_path: Path):
     path = tmp_path / "clip.mp4"
     write_video(path, clip(0, 3), 8.0)
@@ -304,6 +372,7 @@ def test_a_turned_phone_video_is_read_upright(tmp_path: Path):
     path.write_bytes(data)
     assert (probe(path).width, probe(path).height) == (HEIGHT, WIDTH)
     assert np.array_equal(decoded(path), np.rot90(upright, -1, axes=(1, 2)))
+    assert np.array_equal(next(read_timed(path))[0], decoded(path))
 
 
 def test_what_is_no_video_is_named(tmp_path: Path):
@@ -325,6 +394,8 @@ def test_what_is_no_video_is_named(tmp_path: Path):
     for path, reason in cases.items():
         with pytest.raises(InputError, match=reason):
             read_frames(path)
+        with pytest.raises(InputError, match=reason):
+            read_timed(path)
         with pytest.raises(InputError, match=reason):
             probe(path)
 
