@@ -165,8 +165,10 @@ def _cut_count(series: Series, span: range, footage: Footage) -> float:  # noqa:
     return float(len(cuts(series, span))) if len(span) > 1 else math.nan
 
 
-def _flicker(series: Series, span: range, footage: Footage) -> float:  # noqa: ARG001
-    """Motion brightens a place for a while, flicker for a moment: only changes that the next one takes back count.
+def flicker(series: Series, span: range, footage: Footage) -> float:  # noqa: ARG001
+    """Levels, of 255, that brightness moves to and fro in a span; nan for fewer than three frames.
+
+    Motion brightens a place for a while, flicker for a moment: only changes that the next one takes back count.
 
     Of the smaller of both, averaged over time, the median over places leaves out what passes by.
     """
@@ -237,7 +239,7 @@ def metrics() -> tuple[Metric, ...]:
             title="Flicker",
             formula="brightness, of 255, that a cell of a 9 x 16 grid gains and at once loses: median cell's mean",
             extractors=made,
-            score=_flicker,
+            score=flicker,
             better="lower",
         ),
         Metric(
