@@ -228,6 +228,9 @@ def test_features_of_a_broken_network_are_told_loudly():
     for broken in (zero, same, np.full_like(good, np.nan)):
         warn = found({name[0]: broken}, embeddings=name)["features"]
         assert warn.loud and name[0] in warn.text
+    missing = good.copy()
+    missing[:40] = np.nan  # frames without a subject
+    assert not found({name[0]: missing}, embeddings=name)
     frozen = changed("change.peak", slice(1, None), 0.0)
     assert set(found({name[0]: same} | frozen, embeddings=name)) == {"frozen"}  # then they should be the same
 

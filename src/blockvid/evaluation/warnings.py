@@ -274,24 +274,28 @@ def _features(case: _Case) -> Iterator[Warn]:
         if zero:
             text = f"{key} is zero or no number in {zero} frames: the network or its weights are broken."
             yield Warn(kind="features", text=text, loud=True)
-        elif same and len(case.span) > 1 and case.frozen < FROZEN:
+        elif same and case.frozen < FROZEN:
             text = f"{key} is the same for all frames though they differ: the network or its weights are broken."
             yield Warn(kind="features", text=text, loud=True)
 
 
 def _degenerate(rows: np.ndarray) -> tuple[int, bool]:
-    """How many vectors have no direction, and whether all others have the same."""
-    zero, same, first = 0, True, None
+    """How many vectors have no direction, and whether all others have the same.
+
+    A vector of nan alone is missing, as a subject can be, unless all are.
+    """
+    zero, sound, same, first = 0, 0, True, None
     for start in range(0, len(rows), BLOCK):
         block = np.asarray(rows[start : start + BLOCK], dtype=np.float64)
         lengths = np.linalg.norm(block, axis=1)
-        sound = np.isfinite(lengths) & (lengths > 0)
-        zero += int((~sound).sum())
-        directions = block[sound] / lengths[sound, None]
+        directed = np.isfinite(lengths) & (lengths > 0)
+        zero += int((~directed & ~np.isnan(block).all(axis=1)).sum())
+        sound += int(directed.sum())
+        directions = block[directed] / lengths[directed, None]
         if len(directions):
             first = directions[0] if first is None else first
             same = same and bool((1 - directions @ first < SAME).all())
-    return zero, same and first is not None
+    return zero if sound else len(rows), same and sound > 1
 
 
 def _segment_scores(case: _Case) -> dict[str, Float[np.ndarray, " n"]]:

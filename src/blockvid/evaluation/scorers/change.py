@@ -28,9 +28,9 @@ CELLS = (9, 16)
 """Rows and columns of the grid that brightness is averaged over."""
 BINS = 8
 """Of the histogram, in each of R, G and B."""
-CUT_STRUCTURE, CUT_COLOUR = 0.35, 0.15
-"""Least differences of a cut. Measured: cuts have at least 0.6 and 0.26; fast traffic, a violent shake and a flash at
-most 0.19 of structure."""
+CUT_STRUCTURE, CUT_COLOUR = 0.25, 0.15
+"""Least differences of a cut. Measured: cuts have at least 0.6 and 0.26, or 0.31 and 0.85 where a large subject stays
+in its place; fast traffic, a violent shake and a flash have at most 0.19 of structure."""
 CUT_PEAK = 4
 """How many times the median structure difference around it a cut has: television snow is no series of cuts."""
 AROUND = 8
