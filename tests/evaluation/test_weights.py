@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.server
 import json
@@ -20,6 +21,7 @@ from blockvid.evaluation.weights import MEMO, Found, Sources, fetch, find, listi
 
 CONTENT = b"published weights"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
+COMMIT = "c0ffee" + "0" * 34
 NET = PublicWeights(
     name="net",
     title="A net",
@@ -29,7 +31,7 @@ NET = PublicWeights(
     sha256=SHA256,
     stated="made here",
     vbench="net_model/Net-B.pt",
-    hub=(HubFile("owner/net", "model.safetensors", "c0ffee"),),
+    hub=(HubFile("owner/net", "model.safetensors", COMMIT),),
     also=("net_other-1234abcd.pth",),
 )
 
@@ -61,7 +63,7 @@ def put(path: Path, content: bytes = CONTENT) -> Path:
 
 def in_hub(root: Path, content: bytes = CONTENT) -> Path:
     """As huggingface_hub lays its cache out."""
-    return put(root / "models--owner--net" / "snapshots" / "c0ffee" / "model.safetensors", content)
+    return put(root / "models--owner--net" / "snapshots" / COMMIT / "model.safetensors", content)
 
 
 def refusal(call: Callable[[], object]) -> str:
@@ -130,16 +132,24 @@ class Served(http.server.SimpleHTTPRequestHandler):
         """Nothing on the terminal."""
 
 
+@contextlib.contextmanager
+def serving(handler: Callable[..., http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[str]:
     """The address of a folder `www` on this machine."""
     (tmp_path / "www").mkdir()
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Served, directory=tmp_path / "www")) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+    with serving(partial(Served, directory=tmp_path / "www")) as address:
+        yield address
 
 
 def test_what_is_nowhere_is_fetched_once(sources: Sources, tmp_path: Path, served: str):
@@ -189,6 +199,48 @@ def test_the_hub_is_asked_only_for_fixed_bytes(sources: Sources):
     """A file of no known revision and bytes could be anything."""
     net = replace(NET, urls=(), hub=(HubFile("owner/net", "model.safetensors"),))
     assert "could not be fetched ()" in refusal(lambda: find("net", replace(sources, offline=False), only(net)))
+
+
+class Hub(Served):
+    """As much of the hub as a download of one file asks for."""
+
+    def end_headers(self) -> None:
+        """With what the hub says of a file."""
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", f'"{SHA256}"')
+        super().end_headers()
+
+
+@pytest.fixture
+def hub(tmp_path: Path, sources: Sources) -> Iterator[tuple[Sources, Path]]:
+    """A hub on this machine, and where the file of its repository owner/net is to be put."""
+    path = tmp_path / "www" / "owner" / "net" / "resolve" / COMMIT / "model.safetensors"
+    (tmp_path / "www").mkdir()
+    with serving(partial(Hub, directory=tmp_path / "www")) as address:
+        yield replace(sources, offline=False, hub_endpoint=address), path
+
+
+def test_what_no_address_gives_comes_from_the_hub_at_its_commit(sources: Sources, hub: tuple[Sources, Path]):
+    online, path = hub
+    put(path, b"in another layout")
+    net = replace(NET, urls=("http://127.0.0.1:1/Net-B.pt",), hub=(HubFile("owner/net", "model.safetensors", COMMIT),))
+    found = find("net", online, only(net))
+    assert found.sha256 == hashlib.sha256(b"in another layout").hexdigest() and COMMIT in found.path.parts
+    assert find("net", sources, only(net)) == found  # from now on without a network
+    assert [row.state for row in listing(sources, only(net))] == ["other"]
+
+
+def test_the_hub_may_not_give_other_bytes_than_published(hub: tuple[Sources, Path]):
+    online, path = hub
+    put(path, b"something else")
+    net = replace(NET, hub=(HubFile("owner/net", "model.safetensors", COMMIT, SHA256),))
+    message = refusal(lambda: find("net", online, only(net)))
+    assert SHA256 in message and hashlib.sha256(b"something else").hexdigest() in message
+
+
+def test_a_hub_without_the_file(hub: tuple[Sources, Path]):
+    message = refusal(lambda: find("net", hub[0], only(NET)))
+    assert "owner/net: " in message and "could not be fetched" in message
 
 
 # What is known of them

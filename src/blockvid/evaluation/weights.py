@@ -48,6 +48,8 @@ class Sources:
     """Whether nothing may be fetched."""
     hub_cache: Path | None = None
     """None: where huggingface_hub keeps it by itself."""
+    hub_endpoint: str | None = None
+    """A mirror of the hub. None: the address that huggingface_hub takes by itself."""
     clip_cache: Path | None = None
     """Where OpenAI's package keeps CLIP."""
 
@@ -303,7 +305,13 @@ def _from_url(weights: PublicWeights, url: str, cache: Path, progress: Progress 
 def _from_hub(weights: PublicWeights, file: HubFile, sources: Sources) -> Found:
     from huggingface_hub import hf_hub_download
 
-    path = hf_hub_download(file.repository, file.file, revision=file.revision, cache_dir=sources.hub_cache)
+    path = hf_hub_download(
+        file.repository,
+        file.file,
+        revision=file.revision,
+        cache_dir=sources.hub_cache,
+        endpoint=sources.hub_endpoint,
+    )
     return _checked(weights, _Place(Path(path), file.sha256), sources)
 
 
