@@ -23,8 +23,10 @@ from blockvid.attention.policies import DynamicSparse, Full, Semantic, SinkWindo
 from blockvid.attention.salience import Salience
 from blockvid.attention.storage import Storage
 from blockvid.errors import InputError
+from blockvid.evaluation import watch as watching
+from blockvid.evaluation.watch import Rule
 from blockvid.flow import ChunkSchedule
-from blockvid.generate import Event, Existing, generate, run_folder
+from blockvid.generate import DriftError, Event, Existing, generate, run_folder
 from blockvid.pipeline import Pipeline, Settings
 from blockvid.sampling.noise import BoundaryNoise
 from blockvid.storyboard import Storyboard
@@ -38,7 +40,7 @@ pytest_plugins = ["tiny_models"]
 
 BOARD = Storyboard.model_validate({"shots": [{"prompt": f"a fox runs {n}", "seconds": 1.0} for n in range(4)]})
 FAST = Settings(steps=2)
-THIN = Salience(tau=0.6)
+THIN = Salience(tau=0.6, multiple=1)
 LATENTS = [f"latents/{index:05d}.safetensors" for index in range(4)]
 
 # Generates with a kill after event number KILL; every import is done before the first event.
@@ -429,3 +431,15 @@ def test_a_refused_overwrite_leaves_the_earlier_run_alone(pipe: Pipeline, copy: 
     assert copy.read_bytes() == whole.read_bytes()
     generate(pipe, BOARD, copy, FAST, Existing.RESUME)
     assert same_video(copy, whole)
+
+
+def test_a_watched_run_stops_where_a_rule_says_and_goes_on_as_if_it_had_not(pipe: Pipeline, tmp_path: Path) -> None:
+    whole, stopped = tmp_path / "whole.mp4", tmp_path / "stopped.mp4"
+    generate(pipe, BOARD, whole, FAST, rules=())
+    with pytest.raises(DriftError, match=r"^chunk 2: its exposure is .* \(limit 0\)$"):
+        generate(pipe, BOARD, stopped, FAST, rules=(Rule.parse("exposure=0", "stop"),))
+    assert journaled(stopped) == 2
+    generate(pipe, BOARD, stopped, FAST, Existing.RESUME, rules=())
+    assert same_video(stopped, whole)
+    seen = [json.loads((run_folder(out) / watching.FILE).read_text())["chunks"] for out in (whole, stopped)]
+    assert [c["scores"] for c in seen[0]] == [c["scores"] for c in seen[1]] and len(seen[0]) == journaled(whole)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from enum import Enum
 from importlib.metadata import version
@@ -17,6 +17,7 @@ import torch
 from blockvid.attention.cache import ChunkMemory
 from blockvid.attention.policies import needed
 from blockvid.errors import InputError
+from blockvid.evaluation.watch import ChunkDrift, Rule, Watch
 from blockvid.journal import Determining, Informative, Journal, Manifest
 from blockvid.pipeline import Clip, Pipeline, Settings, State, Take, pixel_span, to_uint8
 from blockvid.sampling.sampler import Progress
@@ -47,11 +48,17 @@ class Event:
     """Seconds since this process began its first chunk."""
     finished: bool
     """The chunk was just written."""
+    drift: ChunkDrift | None = None
+    """How far it is from the first chunk, where that is watched."""
 
     @property
     def fraction(self) -> float:
         """Share of this video's solver steps that are done."""
         return (self.chunk + (1.0 if self.finished else self.step / (self.steps + 1))) / self.chunks
+
+
+class DriftError(Exception):
+    """A rule said to stop; the video ends with the chunk that broke it, and can be resumed."""
 
 
 def run_folder(out: Path) -> Path:
@@ -67,11 +74,14 @@ def generate(
     existing: Existing = Existing.REFUSE,
     watch: Callable[[Event], None] = lambda _: None,
     trace: bool = False,
+    rules: Sequence[Rule] | None = None,
 ) -> Path:
     """Make the video at `out`, returning the path of its contact sheet.
 
     After every chunk `out` is a complete, playable mp4 and the run folder can resume. `trace` also writes trace.json
-    there: what each chunk recalled and why. InputError, before any work, for what cannot be read, written or resumed.
+    there: what each chunk recalled and why. `rules`, even none of them, also write watch.json: how far each chunk is
+    from the first. Raises DriftError where one of them stops the run, and InputError, before any work, for what cannot
+    be read, written or resumed.
     """
     out = out.absolute()
     check_target(out)
@@ -89,7 +99,8 @@ def generate(
         with Journal.resume(folder, manifest) if resuming else Journal.create(folder, manifest) as journal:
             geometry = pipe.models.geometry
             video = GrowingVideo(out, journal.segments, geometry.fps, geometry.width, geometry.height)
-            _Run(pipe, take, storyboard, journal, video, watch, trace).go()
+            live = None if rules is None else Watch.resumed(folder, rules, journal.finished)
+            _Run(pipe, take, storyboard, journal, video, watch, trace, live).go()
             if journal.manifest.informative.finished is None:
                 journal.finish()
     except InputError:
@@ -119,6 +130,7 @@ class _Run:
     video: GrowingVideo
     watch: Callable[[Event], None]
     trace: bool
+    live: Watch | None
 
     def go(self) -> None:
         """Take up after the last chunk that is both journaled and encoded, and make the rest."""
@@ -147,12 +159,22 @@ class _Run:
         for clip in self.take.clips(start, self._state(start), progress):
             index = clip.chunk.index
             self.video.append(index, clip.frames)
+            drift = self._drift(clip)  # before the journal counts the chunk, or a kill between would lose its scores
             now = time.perf_counter()
             self.journal.commit(index, _files(clip), now - last, clip.trace.model_dump(mode="json"))
             self._write_trace()
             self._forget(index + 1)
             last, frames = now, frames + len(clip.frames)
-            self.watch(Event(index, len(chunks), steps, steps, frames, now - began, True))
+            self.watch(Event(index, len(chunks), steps, steps, frames, now - began, True, drift))
+            if drift is not None and drift.stop and index + 1 < len(chunks):
+                raise DriftError(f"chunk {index + 1}: {'; '.join(drift.broken)}")
+
+    def _drift(self, clip: Clip) -> ChunkDrift | None:
+        if self.live is None:
+            return None
+        drift = self.live.push(clip.chunk.index, clip.frames, self.pipe.models.geometry.fps)
+        self.live.write(self.journal.folder)
+        return drift
 
     def _write_trace(self) -> None:
         if self.trace:

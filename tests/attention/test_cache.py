@@ -18,7 +18,7 @@ from blockvid.attention.storage import Storage
 
 ROPE = Rope(16)
 LAYERS = 3
-THIN = Salience(tau=0.7, recent=4, random=4)
+THIN = Salience(tau=0.7, recent=4, random=4, multiple=1)
 
 
 def projections(index: int, tokens: int, dtype: torch.dtype = torch.float32) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -203,12 +203,12 @@ def test_int8_is_half_of_bfloat16_and_close() -> None:
 
 
 def test_one_layer_may_choose_for_all() -> None:
-    shared = memory(0, 4, salience=Salience(tau=0.7, recent=4, random=4, layer=1))
-    own = memory(0, 4, salience=Salience(tau=0.7, recent=24, random=0))
+    shared = memory(0, 4, salience=Salience(tau=0.7, recent=4, random=4, layer=1, multiple=1))
+    own = memory(0, 4, salience=Salience(tau=0.7, recent=24, random=0, multiple=1))
     assert all(torch.equal(layer.kept, shared.layers[0].kept) for layer in shared.layers)
-    every = Salience(tau=0.7, probes="all")
+    every = Salience(tau=0.7, probes="all", multiple=1)
     chosen = memory(0, 4, salience=every).layers
-    by_one = memory(0, 4, salience=Salience(tau=0.7, probes="all", layer=1)).layers
+    by_one = memory(0, 4, salience=Salience(tau=0.7, probes="all", layer=1, multiple=1)).layers
     assert all(torch.equal(layer.kept, chosen[1].kept) for layer in by_one)
     assert any(not torch.equal(layer.kept, chosen[1].kept) for layer in chosen)
     for layer, (_, k, v) in zip(by_one, projections(0, 24), strict=True):

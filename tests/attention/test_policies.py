@@ -66,7 +66,7 @@ def test_semantic_takes_the_most_similar_of_the_rest() -> None:
 
 
 def test_semantic_without_retrieval_is_the_thinned_window_and_with_enough_of_it_the_full_history() -> None:
-    similar, thin = random_similarity(9, 0), Salience(0.7)
+    similar, thin = random_similarity(9, 0), Salience(0.7, multiple=1)
     for chunk in range(9):
         assert Semantic(0, 2, thin).recall(chunk, similar) == DynamicSparse(2, thin).recall(chunk, similar)
         assert indices(Semantic(9, 2), chunk, similar) == indices(Full(), chunk, similar)

@@ -73,7 +73,7 @@ def test_probes() -> None:
 @given(seed=st.integers(0, 200), tau=st.floats(0.01, 0.999), size=st.integers(1, 60))
 def test_the_kept_cover_tau_and_one_fewer_do_not(seed: int, tau: float, size: int) -> None:
     mass = torch.rand(size, generator=chance(seed)) ** 3 + 1e-4
-    kept = Salience(tau).select(mass)
+    kept = Salience(tau, multiple=1).select(mass)
     assert kept.tolist() == sorted(kept.tolist())
     ordered, total = mass.double().sort(descending=True).values, mass.double().sum()
     assert mass[kept].double().sum() >= tau * total * (1 - 1e-9)
@@ -81,10 +81,18 @@ def test_the_kept_cover_tau_and_one_fewer_do_not(seed: int, tau: float, size: in
     torch.testing.assert_close(mass[kept].double().sum(), ordered[: len(kept)].sum(), msg="the largest are kept")
 
 
+@given(seed=st.integers(0, 50), tau=st.floats(0.01, 1), multiple=st.integers(1, 40))
+def test_rounding_up_only_adds(seed: int, tau: float, multiple: int) -> None:
+    mass = torch.rand(50, generator=chance(seed)) ** 4
+    exact, kept = (Salience(tau, multiple=m).select(mass).tolist() for m in (1, multiple))
+    assert set(exact) <= set(kept) and 0 <= len(kept) - len(exact) < multiple
+    assert len(kept) == 50 or len(kept) % multiple == 0
+
+
 @given(seed=st.integers(0, 50))
 def test_more_tau_keeps_more(seed: int) -> None:
     mass = torch.rand(50, generator=chance(seed)) ** 4
-    kept = [set(Salience(tau).select(mass).tolist()) for tau in (0.2, 0.5, 0.9, 0.98, 1.0)]
+    kept = [set(Salience(tau, multiple=1).select(mass).tolist()) for tau in (0.2, 0.5, 0.9, 0.98, 1.0)]
     assert all(a <= b for a, b in pairwise(kept)) and len(kept[-1]) == 50
 
 
@@ -105,7 +113,7 @@ def test_selection_does_not_depend_on_where_in_the_video_the_chunk_is(offset: in
         rotated = (ROPE.rotate(x[None], phases)[0] for x in (q, k))
         chosen.append(Salience(0.8, recent=8, random=8).importance(*rotated, chance()))
     torch.testing.assert_close(*chosen, rtol=0, atol=2e-6)
-    assert torch.equal(Salience(0.8).select(chosen[0]), Salience(0.8).select(chosen[1]))
+    assert torch.equal(Salience(0.8, multiple=1).select(chosen[0]), Salience(0.8, multiple=1).select(chosen[1]))
 
 
 def test_a_token_that_everyone_looks_at_is_kept_first() -> None:
@@ -123,3 +131,5 @@ def test_nonsense_is_refused() -> None:
         Salience(recent=0, random=0)
     with pytest.raises(InputError, match="layer -1 is negative"):
         Salience(layer=-1)
+    with pytest.raises(InputError, match="multiple of 0"):
+        Salience(multiple=0)

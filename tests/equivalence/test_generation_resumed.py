@@ -22,7 +22,7 @@ from blockvid.sampling.sampler import Condition, Finished, sample
 from blockvid.sampling.solvers import UniPC
 
 FRAMES = (3, 2, 2, 2)
-THIN = Salience(tau=0.6, recent=3, random=3)
+THIN = Salience(tau=0.6, recent=3, random=3, multiple=1)
 POLICIES = [Window(2), Full(), SinkWindow(1, 1), DynamicSparse(2, THIN), Semantic(1, 1, THIN)]
 SIMILARITY = torch.tensor([[1, 0, 0, 1], [0, 1, 1, 0], [0, 1, 1, 0], [1, 0, 0, 1.0]])
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 pytest_plugins = ["tiny_models"]
 
 STORY = ("a fox runs", "a red ball rolls", "the green hill", "a fox sleeps")
-THIN, ALL = Salience(tau=0.6), Salience(tau=1.0)
+THIN, ALL = Salience(tau=0.6, multiple=1), Salience(tau=1.0)
 POLICIES = [Window(2), SinkWindow(1, 1), Full(), DynamicSparse(2, THIN), Semantic(1, 1, THIN)]
 FAST = Settings(steps=2)
 LONG = 128  # latent frames of a chunk, to come to the end of the rotary table in few of them

@@ -39,6 +39,9 @@ class Salience:
     """mean: over the heads and probes that may see a token; cumulative: running mean along the token order."""
     layer: int | None = None
     """None: every layer keeps its own tokens; k: all layers keep those that layer k chose."""
+    multiple: int = 32
+    """The number kept is rounded up to a multiple of this; 1 is Eq. 7 to the token. Contexts of ever new lengths cost
+    time and make resident memory grow over a video (docs/log.md)."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.tau) and 0 < self.tau <= 1):
@@ -49,6 +52,8 @@ class Salience:
             )
         if self.layer is not None and self.layer < 0:
             raise InputError(f"layer {self.layer} is negative; leave it out for a choice per layer, or use 0, 1, ...")
+        if self.multiple < 1:
+            raise InputError(f"a multiple of {self.multiple} tokens cannot be kept; use 1 or more, such as 32")
 
     def probe_indices(self, tokens: int, generator: torch.Generator) -> Int[Tensor, " p"]:
         """The tokens that vote, ascending. All of them if the chunk is no larger than the number of probes."""
@@ -77,9 +82,10 @@ class Salience:
         return received / (voters * q.shape[1]).clamp(min=1)
 
     def select(self, importance: Float[Tensor, " s"]) -> Int[Tensor, " m"]:
-        """The kept tokens, ascending: the fewest whose importance covers tau of the total (Eq. 7)."""
+        """The kept tokens, ascending: the fewest whose importance covers tau of the total (Eq. 7), then `multiple`."""
         order = importance.argsort(descending=True, stable=True)
-        return order[: cover_count(importance[order], self.tau)].sort().values
+        count = cover_count(importance[order], self.tau)
+        return order[: math.ceil(count / self.multiple) * self.multiple].sort().values
 
 
 def probe_attention(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from blockvid.cli.console import clock, err, memory_note, out, quiet_libraries, say
-from blockvid.cli.options import Memory, Model, Noise, default
+from blockvid.cli.options import Memory, Model, Noise, Watching, default
 from blockvid.errors import InputError
 
 if TYPE_CHECKING:
+    from blockvid.evaluation.watch import ChunkDrift
     from blockvid.generate import Event
     from blockvid.pipeline import Settings
     from blockvid.storyboard import Storyboard
@@ -62,6 +65,7 @@ class Generate:
     """Write trace.json to the run folder: what each chunk recalled and why. `blockvid trace` draws it."""
     memory: tyro.conf.OmitArgPrefixes[Memory] = dataclasses.field(default_factory=Memory)
     noise: tyro.conf.OmitArgPrefixes[Noise] = dataclasses.field(default_factory=Noise)
+    drift: tyro.conf.OmitArgPrefixes[Watching] = dataclasses.field(default_factory=Watching)
     model: tyro.conf.OmitArgPrefixes[Model] = dataclasses.field(default_factory=Model)
 
     def __call__(self) -> None:
@@ -71,11 +75,11 @@ class Generate:
             raise InputError("--resume keeps an earlier run and --overwrite discards it; give one of them")
         storyboard = Storyboard.read(self.storyboard, self.index)
         quiet_libraries()
-        settings = self._fitted(storyboard, self._settings())
+        settings, rules = self._fitted(storyboard, self._settings()), self.drift.rules()
         if self.dry_run:
             self._preview(storyboard, settings)
             return
-        from blockvid.generate import Existing, generate, run_folder
+        from blockvid.generate import DriftError, Existing, generate, run_folder
         from blockvid.video import check_target
 
         check_target(self.out.absolute())
@@ -84,7 +88,14 @@ class Generate:
         with _Display(f"loading {self.model.name}") as display:
             try:
                 pipe = self.model.load()
-                sheet = generate(pipe, storyboard, self.out, settings, existing, display.show, self.trace)
+                sheet = generate(pipe, storyboard, self.out, settings, existing, display.show, self.trace, rules)
+            except DriftError as reason:
+                display.stop()
+                say(
+                    err,
+                    f"stopped: {reason}; {display.written(self.out)}; to go on, give --resume and another --stop-at",
+                )
+                sys.exit(1)
             except KeyboardInterrupt:
                 display.stop()
                 say(err, f"stopped; {display.written(self.out)}; to continue, give the same command with --resume")
@@ -182,6 +193,26 @@ class _Display:
             self.finished = event.chunk + 1
             if not err.is_terminal:
                 say(err, f"{where} written, {note}")
+            if event.drift is not None:
+                say(err, f"chunk {event.chunk + 1}: {_drift(event.drift)}")
+
+
+def _drift(drift: ChunkDrift) -> str:
+    """What was measured of the chunk, against the first; then what is too much."""
+    from blockvid.evaluation.results import value
+    from blockvid.evaluation.watch import JUMP
+
+    changes = [f"{key.split('@')[0]} {value(change):+.0%}" for key, change in drift.drift.items() if change is not None]
+    jump = value(drift.scores[JUMP])
+    seam = [] if math.isnan(jump) else [f"boundary jump {jump:.2f}"]
+    said = ["the first: " + ", ".join(_score(drift))] if drift.chunk == 0 else [", ".join(changes + seam)]
+    return "; ".join(said + [f"WARNING: {text}" for text in drift.broken])
+
+
+def _score(drift: ChunkDrift) -> list[str]:
+    from blockvid.evaluation.results import value
+
+    return [f"{key.split('@')[0]} {value(score):.3g}" for key, score in drift.scores.items() if score is not None]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from blockvid.attention.policies import KeyValuePolicy
     from blockvid.attention.storage import Storage
+    from blockvid.evaluation.watch import Rule
     from blockvid.flow import ChunkSchedule
     from blockvid.model.load import Models
     from blockvid.pipeline import Pipeline
@@ -92,7 +93,7 @@ class Memory:
     ties: Literal["earliest", "latest"] = "earliest"
     """Which of equally similar chunks to recall; semantic."""
     tau: float = 0.98
-    """Share of the attention that a thinned chunk's kept tokens cover, in (0, 1]; also for the next four options."""
+    """Share of the attention that a thinned chunk's kept tokens cover, in (0, 1]; also for the next five options."""
     probes: Literal["literal", "stratified", "all"] = "literal"
     """Tokens whose attention is asked: 64 last and 64 random ones, 128 spread evenly, or every one."""
     salience_mask: Literal["none", "token"] = "none"
@@ -101,6 +102,8 @@ class Memory:
     """Importance as the mean over who may see a token, or as a running mean along the tokens."""
     salience_layer: Annotated[int | None, default("each its own", "LAYER")] = None
     """The layer whose choice all layers share."""
+    salience_multiple: Annotated[int, tyro.conf.arg(metavar="TOKENS")] = 32
+    """The number of kept tokens is rounded up to a multiple of this; 1 is the paper to the letter, slower."""
     placement: Literal["compact", "absolute", "zero"] = "compact"
     """Time positions of recalled chunks: one after the other, where they were, or similar ones all at the start."""
     store: Literal["auto", "device", "host", "int8", "host-int8"] = "auto"
@@ -120,6 +123,7 @@ class Memory:
             mask=self.salience_mask,
             mean=self.salience_mean,
             layer=self.salience_layer,
+            multiple=self.salience_multiple,
         )
         made: dict[str, KeyValuePolicy] = {
             "window": Window(recent),
@@ -173,3 +177,24 @@ class Noise:
 
         made = ChunkSchedule(self.schedule or "naive", self.eps_min, self.eps_max, self.alpha)
         return None if self.schedule is None else made
+
+
+@dataclass(frozen=True)
+class Watching:
+    """How far each chunk has drifted from the first, while the video is made."""
+
+    watch: bool = False
+    """Score every finished chunk (clarity, exposure, contrast, saturation, motion, jump at its boundary), print how far
+    it is from the first, and keep that in watch.json of the run folder."""
+    warn_at: Annotated[tuple[str, ...], tyro.conf.arg(metavar="METRIC=LIMIT ...")] = ()
+    """Say so when a metric has changed by more than a share of the first chunk's: clarity=0.5. Implies --watch."""
+    stop_at: Annotated[tuple[str, ...], tyro.conf.arg(metavar="METRIC=LIMIT ...")] = ()
+    """Stop the run there, with exit status 1; --resume without it goes on. Implies --watch."""
+
+    def rules(self) -> list[Rule] | None:
+        """None: nothing is watched."""
+        if not (self.watch or self.warn_at or self.stop_at):
+            return None
+        from blockvid.evaluation.watch import Rule
+
+        return [Rule.parse(t, "warn") for t in self.warn_at] + [Rule.parse(t, "stop") for t in self.stop_at]
