@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from blockvid.evaluation.report.markup import Html, element
-from blockvid.evaluation.report.numbers import clock, decimals, fixed, short
+from blockvid.evaluation.report.numbers import clock, exact, fixed, short
 from blockvid.evaluation.report.svg import (
     Axis,
     Values,
@@ -28,13 +27,15 @@ from blockvid.evaluation.report.svg import (
 )
 
 CELL_WIDTH, CELL_HEIGHT = 220, 30
-PANEL_WIDTH, PANEL_HEIGHT = 340, 178
+PANEL_WIDTH, PANEL_HEIGHT = 340, 184
 LEFT, TOP, RIGHT, BOTTOM = 44, 12, 292, 150
 """Of the plot in a panel; what it ends in is written to its right."""
 SPARK_WIDTH, SPARK_HEIGHT = 1000, 64
 QUARTILES = (0.25, 0.75)
 MANY = 4
 """Lines from which on a band and a median are drawn over them."""
+CROWDED = 24
+"""Lines from which on those of single videos are left out where several runs share a panel."""
 Format = Callable[[float], str]
 
 
@@ -79,7 +80,10 @@ def interval_cell(estimated: Estimated, axis: Axis, name: str, shown: Format, ti
 
 def axis_cell(axis: Axis, shown: Format) -> Html:
     """The numbers that belong to a column of `interval_cell`s."""
-    parts = [text(axis(t), 12, shown(t), "tick", "middle") for t in axis.ticks()]
+    parts = []
+    for t in axis.ticks():
+        at_start = axis(t) < 20
+        parts.append(text(axis(t) - 8 * at_start, 12, shown(t), "tick", "start" if at_start else "middle"))
     return picture(CELL_WIDTH, 16, "axis", "", parts, "cell")
 
 
@@ -87,21 +91,22 @@ def panel(title: str, groups: Sequence[Group], shown: Format, unit: str = "", ba
     """Scores over segments: a thin line per video; a median and the middle half where there are enough of them."""
     every = [v for group in groups for v in group.lines.values() if len(v)]
     length = max((len(v) for v in every), default=0)
-    vertical, left_out = _range(every, baseline)
+    bare = len(groups) > 1 and len(every) > CROWDED
+    vertical, left_out = _range([q for group in groups for q in _middle(group)] if bare else every, baseline)
     horizontal = Axis(1, max(length, 2), LEFT, RIGHT)
     parts = [*_rungs(vertical, unit), *_numbered(horizontal, length)]
     if baseline is not None:
         parts.append(line((LEFT, vertical(baseline)), (RIGHT, vertical(baseline)), "baseline"))
     inner, ends = [], []
     for group in groups:
-        drawn, end = _group(group, horizontal, vertical, crowd=len(every))
+        drawn, end = _group(group, horizontal, vertical, len(every), bare)
         inner += drawn
         ends += [(end, group.css)] if math.isfinite(end) else []
     frame = {"x": LEFT, "y": TOP, "width": RIGHT - LEFT, "height": BOTTOM - TOP}
     shifted = {**frame, "viewBox": f"{LEFT} {TOP} {RIGHT - LEFT} {BOTTOM - TOP}"}
     parts.append(element("svg", shifted, *inner))
     parts += [text(RIGHT + 5, vertical(y) + place, shown(y), f"end {css}") for y, css, place in _apart(ends, vertical)]
-    if left_out:
+    if left_out and not bare:
         parts.append(text(RIGHT, TOP - 2, f"{left_out} leave the panel", "tick", "end"))
     return picture(PANEL_WIDTH, PANEL_HEIGHT, title, _described(groups, shown), parts, "panel")
 
@@ -109,7 +114,7 @@ def panel(title: str, groups: Sequence[Group], shown: Format, unit: str = "", ba
 def _rungs(vertical: Axis, unit: str) -> list[Html]:
     """Round values of a vertical axis."""
     ticks = vertical.ticks(4)
-    places = decimals([b - a for a, b in itertools.pairwise(ticks)], 1)
+    places = exact(ticks[1] - ticks[0]) if len(ticks) > 1 else 2
     parts = []
     for t in ticks:
         parts.append(line((LEFT, vertical(t)), (RIGHT, vertical(t)), "grid"))
@@ -123,7 +128,7 @@ def _numbered(horizontal: Axis, length: int) -> list[Html]:
     for segment in dict.fromkeys((1, *(int(t) for t in horizontal.ticks(4) if t == int(t) and t > 1), length)):
         if segment in (1, length) or segment <= length - max(1, length // 8):
             parts.append(text(horizontal(segment), BOTTOM + 15, str(segment), "tick", "middle"))
-    parts.append(text((LEFT + RIGHT) / 2, BOTTOM + 27, "segment", "tick", "middle"))
+    parts.append(text((LEFT + RIGHT) / 2, BOTTOM + 29, "segment", "tick", "middle"))
     return parts
 
 
@@ -143,28 +148,35 @@ def _range(every: Sequence[Values], baseline: float | None) -> tuple[Axis, int]:
     return bulk, len(outside)
 
 
-def _group(group: Group, horizontal: Axis, vertical: Axis, crowd: int) -> tuple[list[Html], float]:
-    """The lines of a group, and where the median (or the only line) ends."""
+def _group(group: Group, horizontal: Axis, vertical: Axis, crowd: int, bare: bool) -> tuple[list[Html], float]:
+    """The lines of a group, without those of single videos if `bare`, and where the median (or the only line) ends."""
     lines = {name: v for name, v in group.lines.items() if np.isfinite(v).any()}
     if not lines:
         return [], math.nan
     alone = len(lines) == 1
-    faint = f"video {group.css}" + (" crowd" if crowd > 40 else "")
+    faint = f"video {group.css}" + (" crowd" if crowd > 40 else " few" if len(lines) < MANY else "")
     parts = []
-    for name, values in lines.items():
+    for name, values in lines.items() if not (bare and len(lines) >= MANY) else ():
         d = curve(np.arange(1, len(values) + 1), values, horizontal, vertical)
         css = f"median {group.css}" if alone else faint
         parts.append(element("path", {"d": d, "class": css}, element("title", None, name)))
-    length = max(map(len, lines.values()))
-    stacked = np.array([np.pad(v, (0, length - len(v)), constant_values=math.nan) for v in lines.values()])
-    middle, low, high = _quantiles(stacked)
+    middle, low, high = _middle(group)
     if len(lines) >= MANY:
-        xs = np.arange(1, length + 1)
+        xs = np.arange(1, len(middle) + 1)
         shade = element("path", {"d": band(xs, low, high, horizontal, vertical), "class": f"band {group.css}"})
         over = element("path", {"d": curve(xs, middle, horizontal, vertical), "class": f"median {group.css}"})
         parts = [shade, *parts, over]
     known = middle[np.isfinite(middle)]
     return parts, float(known[-1]) if len(known) and (alone or len(lines) >= MANY) else math.nan
+
+
+def _middle(group: Group) -> tuple[Values, ...]:
+    """Median and quartiles over the lines of a group, which may differ in length."""
+    lines = [v for v in group.lines.values() if np.isfinite(v).any()]
+    if not lines:
+        return ()
+    length = max(map(len, lines))
+    return _quantiles(np.array([np.pad(v, (0, length - len(v)), constant_values=math.nan) for v in lines]))
 
 
 def _quantiles(stacked: Float[np.ndarray, "videos n"]) -> tuple[Values, Values, Values]:
@@ -242,7 +254,7 @@ def lag_chart(title: str, seconds: Values, groups: Sequence[Group], shown: Forma
     parts = _rungs(vertical, "")
     every_other = max(1, math.ceil(len(seconds) / 6))
     parts += [text(horizontal(s), BOTTOM + 15, f"{s:g}", "tick", "middle") for s in seconds[::every_other]]
-    parts.append(text((LEFT + RIGHT) / 2, BOTTOM + 27, "seconds apart", "tick", "middle"))
+    parts.append(text((LEFT + RIGHT) / 2, BOTTOM + 29, "seconds apart", "tick", "middle"))
     for group in groups:
         stacked = np.array(list(group.lines.values()))
         for name, values in group.lines.items():

@@ -20,6 +20,11 @@ def decimals(values: Iterable[float], digits: int = 2) -> int:
     return min(max(digits - 1 - math.floor(math.log10(min(sizes))), 0), MOST) if sizes else 0
 
 
+def exact(step: float) -> int:
+    """How many decimals multiples of a round step need."""
+    return next((places for places in range(8) if abs(round(step, places) - step) < 1e-6 * step), 8)
+
+
 def fixed(x: float, places: int) -> str:
     """With so many decimals."""
     if math.isnan(x):

@@ -10,13 +10,13 @@ import numpy as np
 from blockvid.evaluation.report.charts import MANY, Group, lag_chart, panel
 from blockvid.evaluation.report.markup import Html, breakable, element
 from blockvid.evaluation.report.numbers import THIN, count, short, signed
-from blockvid.evaluation.report.readings import changes, scored, title
+from blockvid.evaluation.report.readings import changes, is_dynamic, scored, title
 from blockvid.evaluation.results import MetricRecord, Quantity, Results, value
 
 
 def drift_panels(results: Results) -> Html:
     """Per quantity the change from the first segment, signed, in %."""
-    return grid([drift_panel(q, {"": results}) for q in results.quantities])
+    return grid([drift_panel(q, {"": results}) for q in results.quantities if not is_dynamic(q)])
 
 
 def score_panels(results: Results) -> Html:

@@ -63,18 +63,18 @@ def table(caption: str, columns: Sequence[Column], rows: Sequence[Html], css: st
     whole = element(
         "table",
         {"class": css or None},
-        element("caption", None, caption),
+        element("caption", None, element("span", None, caption)),
         element("thead", None, element("tr", None, *head)),
         element("tbody", None, *rows),
     )
     return element("div", {"class": "scroll", "tabindex": 0}, whole)
 
 
-def cell(main: str, below: str = "", sort: float | None = None, css: str = "number") -> Html:
-    """A number with a smaller line below it; `sort` is what scripts order it by."""
+def cell(main: str, below: str = "", sort: float | None = None, label: str | None = None) -> Html:
+    """A number with a smaller line below it; `sort` is what scripts order it by, `label` its name on narrow screens."""
     order = None if sort is None else "" if math.isnan(sort) else f"{sort:.6g}"
     small = [element("small", None, below)] if below else []
-    return element("td", {"class": css, "data-sort": order}, main, *small)
+    return element("td", {"class": "number", "data-sort": order, "data-label": label}, main, *small)
 
 
 def named(key: str, words: str, hint: str) -> Html:
@@ -92,14 +92,14 @@ def formula(results: Results, quantity: Quantity) -> str:
     """Of a drift."""
     of = next((m for m in results.metrics if m.key == quantity.metric), None)
     by = f"; m: {quantity.metric}, {of.formula}" if of else f"; m: {quantity.metric}"
-    return f"VDE = sum over segments i = 2..N of w_i |m_i - m_1| / |m_1|, {results.configuration.weights} weights{by}"
+    return f"VDE = Σ w_i |m_i − m_1| / |m_1| over segments i = 2..N, {results.configuration.weights} weights w{by}"
 
 
-def average(e: EstimateRecord, places: int | None = None, scale: float = 1) -> Html:
+def average(e: EstimateRecord, label: str, places: int | None = None, scale: float = 1) -> Html:
     """A mean above its interval."""
     mean, low, high = (scale * value(x) for x in (e.value, e.low, e.high))
     digits = decimals([mean, (high - low) / 2 if math.isfinite(high - low) else mean]) if places is None else places
-    return cell(fixed(mean, digits), interval(low, high, digits), mean)
+    return cell(fixed(mean, digits), interval(low, high, digits), mean, label)
 
 
 def drift_tables(results: Results) -> list[Html]:
@@ -144,17 +144,17 @@ def _drift_table(results: Results, tier: str, rows: Sequence[Quantity]) -> Html:
                 {"title": formula(results, quantity)},
                 named(quantity.key, title(quantity), formula(results, quantity)),
                 element("td", {"class": "chart"}, chart),
-                average(record.mean, places),
-                average(per_weight.mean, finer, 100) if per_weight else cell(NONE),
-                cell(fixed(mean_floor(results, quantity.key), places)),
+                average(record.mean, "VDE", places),
+                average(per_weight.mean, "/ weight, %", finer, 100) if per_weight else cell(NONE),
+                cell(fixed(mean_floor(results, quantity.key), places), label="floor"),
                 _dynamic_cell(results, moving),
-                average(record.median, places),
-                average(record.trimmed_mean, places),
+                average(record.median, "median", places),
+                average(record.trimmed_mean, "trimmed", places),
                 _counts(record),
             )
         )
     caption = f"Drift, {tier} tier ({TIER_MEANS.get(tier, tier)}), {results.configuration.profile} profile"
-    return table(caption, columns, body, "drift")
+    return table(caption, columns, body, "cards")
 
 
 def _axis_row(axis: Axis, columns: int) -> list[Html]:
@@ -190,7 +190,7 @@ def _dynamic_column(moving: MetricRecord | None) -> Column:
 
 def _dynamic_cell(results: Results, moving: MetricRecord | None) -> Html:
     record = results.summary.get(moving.key) if moving else None
-    return cell(short(value(record.mean.value))) if record else cell(NONE)
+    return cell(short(value(record.mean.value)) if record else NONE, label="dynamic")
 
 
 def _counts(record: SummaryRecord) -> Html:
@@ -198,7 +198,7 @@ def _counts(record: SummaryRecord) -> Html:
     infinite = element("small", {"class": "loud"}, f"{percent(share)} infinite") if share > 0 else Html("")
     missing = element("small", None, f"{record.missing} missing") if record.missing else Html("")
     known = record.videos - record.missing
-    return element("td", {"class": "number"}, f"{known} of {record.videos}", missing, infinite)
+    return element("td", {"class": "number", "data-label": "videos"}, f"{known} of {record.videos}", missing, infinite)
 
 
 def robust_tables(results: Results) -> list[Html]:
@@ -217,7 +217,7 @@ def robust_tables(results: Results) -> list[Html]:
         ]
         rows = [_robust_row(results, q, tier) for q in quantities(results, tier)]
         if rows:
-            found.append(table(f"Robust reading, {tier} tier", columns, rows))
+            found.append(table(f"Robust reading, {tier} tier", columns, rows, "cards"))
     return found
 
 
@@ -227,18 +227,18 @@ def _robust_row(results: Results, quantity: Quantity, tier: str) -> Html:
     slope, change = _median([value(r.slope) for r in records]), _median([value(r.end_minus_start) for r in records])
     known = [r for r in records if math.isfinite(value(r.total))]
     times = [value(r.time_to_failure) for r in known if math.isfinite(value(r.time_to_failure))]
-    hint = f"weighted mean of |m_i - reference| / |reference|; m: {quantity.metric}"
+    hint = f"weighted mean of |m_i − reference| / |reference|; m: {quantity.metric}"
     return element(
         "tr",
         {"title": hint},
         named(quantity.key, title(quantity), hint),
-        cell(fixed(100 * total, 2), "", total),
-        cell(fixed(100 * floor, 2), "", floor),
+        cell(fixed(100 * total, 2), "", total, "total, %"),
+        cell(fixed(100 * floor, 2), "", floor, "floor, %"),
         _dynamic_cell(results, dynamic(results, tier)),
-        cell(signed(slope), "", slope),
-        cell(short(change), "", change),
-        cell(f"{len(times)} of {len(known)}", "", len(times)),
-        cell(percent(_median(times)) if times else NONE),
+        cell(signed(slope), "", slope, "trend"),
+        cell(short(change), "", change, "end − start"),
+        cell(f"{len(times)} of {len(known)}", "", len(times), "fails"),
+        cell(percent(_median(times)) if times else NONE, label="fails at"),
     )
 
 
@@ -262,7 +262,7 @@ def score_tables(results: Results) -> list[Html]:
     for tier in tiers(results):
         rows = [_score_row(results, m) for m in metrics(results, tier) if m.key in results.summary]
         if rows:
-            found.append(table(f"Scores, {tier} tier ({TIER_MEANS.get(tier, tier)})", columns, rows, "scores"))
+            found.append(table(f"Scores, {tier} tier ({TIER_MEANS.get(tier, tier)})", columns, rows, "cards"))
     return found
 
 
@@ -279,9 +279,9 @@ def _score_row(results: Results, metric: MetricRecord) -> Html:
         {"title": f"{metric.key}: {metric.formula}"},
         named(metric.key, metric.title, metric.formula),
         element("td", {"class": "chart"}, chart, element("small", {"class": "edges"}, *edges)),
-        average(record.mean),
-        average(record.median),
-        average(record.trimmed_mean),
+        average(record.mean, "mean"),
+        average(record.median, "median"),
+        average(record.trimmed_mean, "trimmed"),
         element("td", {"class": "words quiet"}, ARROWS[metric.better]),
         _counts(record),
     )

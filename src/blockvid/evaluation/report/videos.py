@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import io
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
 
 from blockvid.evaluation.report.charts import Group, lag_chart, spark, time_axis
+from blockvid.evaluation.report.files import of_file
 from blockvid.evaluation.report.markup import Html, breakable, data_uri, element, joined
 from blockvid.evaluation.report.numbers import NONE, clock, count, decimals, fixed, listed, percent, short, signed, span
 from blockvid.evaluation.report.panels import framed, grid
@@ -170,11 +169,8 @@ def _facts(place: Place, video: VideoRecord) -> Html:
     facts = [f"{video.width} × {video.height}", count(video.frames, "frame"), f"{video.fps:g} frames a second"]
     facts += ["variable rate"] if video.variable_rate else []
     facts += [f"entry {video.entry}"] if video.entry else []
-    path = Path(video.path)
-    link: list[str] = []
-    if path.is_file():
-        address = quote(Path(os.path.relpath(path.resolve(), place.folder.resolve())).as_posix())
-        link = [", ", element("a", {"href": address}, "open the file")]
+    address = of_file(video.path, place.folder)
+    link = [", ", element("a", {"href": address}, "open the file")] if address else []
     return element("p", {"class": "quiet facts"}, ", ".join(facts), *link)
 
 
