@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,9 +17,6 @@ from jaxtyping import Bool
 
 from blockvid.evaluation.masks import Mask, Masking, ResidualMotion
 from blockvid.evaluation.metric import Metric, Tier
-from blockvid.evaluation.networks.checkpoints import load_dino, load_efficientnet
-from blockvid.evaluation.networks.efficientnet import pooled
-from blockvid.evaluation.networks.preprocess import DINO_PICTURE, EFFICIENTNET_PICTURE
 from blockvid.evaluation.scorers.consistency import (
     BLOCK,
     Dino,
@@ -30,19 +26,14 @@ from blockvid.evaluation.scorers.consistency import (
     Similarity,
     exact_cosines,
     fingerprint,
-    row,
     unusable,
 )
 from blockvid.evaluation.scorers.motion import SMALLEST, flow
 from blockvid.evaluation.scorers.opencv import opencv
 from blockvid.evaluation.scorers.spans import frames, mean_of, pairs
-from blockvid.evaluation.series import Extractor, Footage, Picture, Reader, Rows, Series, Window
+from blockvid.evaluation.series import Footage, Picture, Reader, Rows, Series, Window
 from blockvid.evaluation.weights import Found
 
-Network = Literal["efficientnet", "dino"]
-SIZES: dict[Network, int] = {"efficientnet": 1280, "dino": 768}
-"""Numbers in an embedding."""
-TITLES: dict[Network, str] = {"efficientnet": "EfficientNet-Lite0", "dino": "DINO ViT-B/16"}
 OPENING = 10
 """One n-th of a video that nobody cut is its first segment."""
 
@@ -54,42 +45,32 @@ class Crops:
     crop: the embedding, nan where no subject was found; found: whether one was.
     """
 
-    network: Network
-    weights: Found
+    whole: Dino | EfficientNet
+    """Whose network it is."""
     masking: Masking
 
     @property
     def name(self) -> str:
         """One per network."""
-        return f"subject-{self.network}"
+        return f"subject-{self.whole.name}"
 
     @property
     def identity(self) -> str:
         """The weights and the masks."""
-        return f"{self.name} 1 {self.weights.sha256} {self.masking.identity}"
+        return f"{self.name} 1 {self.whole.weights.sha256} {self.masking.identity}"
 
     def open(self, footage: Footage, device: torch.device) -> Reader:  # noqa: ARG002
         """Load the network and what masks need. Raises InputError."""
-        masks = self.masking.open()
-        if self.network == "dino":
-            network, picture = load_dino(self.weights.path, device), DINO_PICTURE
-        else:
-            features, picture = load_efficientnet(self.weights.path, device), EFFICIENTNET_PICTURE
-
-            def network(pictures: torch.Tensor) -> torch.Tensor:
-                return pooled(features(pictures.contiguous(memory_format=torch.channels_last)))
+        masks, embed = self.masking.open(), self.whole.embedder(device)
 
         def read(window: Window) -> Rows:
             found = masks(window)
-            boxes = [m.box(*p.pixels.shape[:2]) for m, p in zip(found, window.wanted, strict=True)]
-            crops = [picture(box.of(p.pixels)) for box, p in zip(boxes, window.wanted, strict=True) if box]
-            embedded = np.full((len(found), SIZES[self.network]), np.nan, dtype=np.float32)
+            boxes = [mask.box(*p.pixels.shape[:2]) for mask, p in zip(found, window.wanted, strict=True)]
+            crops = [box.of(p.pixels) for box, p in zip(boxes, window.wanted, strict=True) if box]
+            rows = np.full((len(found), self.whole.width), np.nan, dtype=np.float32)
             if crops:
-                embedded[[box is not None for box in boxes]] = row(network(torch.stack(crops).to(device)))
-            return {
-                "crop": embedded,
-                "found": np.array([mask.found for mask in found], dtype=np.float32),
-            }
+                rows[[box is not None for box in boxes]] = embed(crops)
+            return {"crop": rows, "found": np.array([mask.found for mask in found], dtype=np.float32)}
 
         return Reader(read, self.masking.before, self.masking.after)
 
@@ -224,10 +205,11 @@ def metrics(
     masking = masking or ResidualMotion()
     found = list(_of_masks(Static(masking, tau, camera)))
     if efficientnet is not None:
-        lite = EfficientNet(efficientnet, masking)
-        found.append(_identity("light", "efficientnet", efficientnet, masking, lite))
+        crops = Crops(EfficientNet(efficientnet, masking), masking)
+        found.append(_identity("light", "EfficientNet-Lite0", crops, fingerprint(efficientnet, masking)))
     if dino is not None:
-        found.append(_identity("vbench", "dino", dino, masking, Dino(dino)))
+        crops = Crops(Dino(dino), masking)
+        found.append(_identity("vbench", "DINO ViT-B/16", crops, fingerprint(dino, masking)))
     return tuple(found)
 
 
@@ -257,16 +239,15 @@ def _of_masks(static: Static) -> tuple[Metric, Metric]:
     return still, found
 
 
-def _identity(tier: Tier, network: Network, weights: Found, masking: Masking, whole: Extractor) -> Metric:
-    crops = Crops(network, weights, masking)
+def _identity(tier: Tier, network: str, crops: Crops, model: str) -> Metric:
     return Metric(
         name="identity",
         tier=tier,
         title="Identity",
-        formula=f"mean cos of the subject's crop ({TITLES[network]}) to the mean crop of segment 1 (Eq. 25)",
-        extractors=(whole, crops),
-        score=Identity(crops.name, f"{whole.name}.subject"),
+        formula=f"mean cos of the subject's crop ({network}) to the mean crop of segment 1 (Eq. 25)",
+        extractors=(crops.whole, crops),
+        score=Identity(crops.name, f"{crops.whole.name}.subject"),
         better="higher",
         bounds=(-1, 1),
-        model=fingerprint(weights, masking),
+        model=model,
     )

@@ -11,7 +11,7 @@ import torch
 from blockvid.evaluation.metric import Metric
 from blockvid.evaluation.networks.checkpoints import load_aesthetic, load_clip, load_musiq
 from blockvid.evaluation.networks.preprocess import CLIP_PICTURE, MUSIQ_PICTURE
-from blockvid.evaluation.networks.vit import CLIP_L14, CLIP_L14_DIM
+from blockvid.evaluation.networks.vit import CLIP_L14, CLIP_L14_DIM, ViTSizes
 from blockvid.evaluation.scorers.spans import frames, mean_of
 from blockvid.evaluation.series import Footage, Reader, Rows, Window
 from blockvid.evaluation.weights import Found
@@ -23,6 +23,8 @@ class Aesthetic:
 
     clip: Found
     head: Found
+    sizes: ViTSizes = CLIP_L14
+    dim: int = CLIP_L14_DIM
     name: str = "aesthetic"
 
     @property
@@ -32,8 +34,8 @@ class Aesthetic:
 
     def open(self, footage: Footage, device: torch.device) -> Reader:  # noqa: ARG002
         """Load both networks. Raises InputError."""
-        network = load_clip(self.clip.path, device, CLIP_L14, CLIP_L14_DIM)
-        head = load_aesthetic(self.head.path, device)
+        network = load_clip(self.clip.path, device, self.sizes, self.dim)
+        head = load_aesthetic(self.head.path, device, self.dim)
 
         def read(window: Window) -> Rows:
             pictures = torch.stack([p.once(CLIP_PICTURE) for p in window.wanted])
