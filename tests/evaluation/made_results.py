@@ -206,6 +206,7 @@ def _summary(
     for q in quantities:
         found[q.key] = [v.drift[q.key].vde for v in scored]
         found[f"{q.key}/weight"] = [v.drift[q.key].per_weight for v in scored]
+        found[f"{q.key}/robust"] = [v.drift[q.key].robust.total for v in scored]
     return {key: summarised(np.array([math.nan if x is None else float(x) for x in of])) for key, of in found.items()}
 
 

@@ -48,10 +48,11 @@ def test_the_value_decides_and_a_limit_that_is_met_exactly_passes(clean: Results
     assert "at most" in kept.why and "above" in broken.why and "at least" in least.why
 
 
-def test_drift_over_its_weights_can_be_limited_too(clean: Results):
-    (verdict,) = gate(clean, max=[Limit("vde_clarity/weight", 1)])
-    assert verdict.passed and verdict.key == "vde_clarity@core/weight"
-    assert verdict.measured and verdict.measured.value == clean.summary["vde_clarity@core/weight"].mean.value
+@pytest.mark.parametrize("reading", ["/weight", "/robust"])
+def test_the_other_readings_of_drift_can_be_limited_too(clean: Results, reading: str):
+    (verdict,) = gate(clean, max=[Limit(f"vde_clarity{reading}", 1)])
+    assert verdict.passed and verdict.key == f"vde_clarity@core{reading}"
+    assert verdict.measured and verdict.measured.value == clean.summary[verdict.key].mean.value
 
 
 def test_what_was_not_measured_does_not_pass(clean: Results):

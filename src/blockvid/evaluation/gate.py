@@ -13,7 +13,8 @@ from blockvid.evaluation.statistics import Estimate
 
 Kind = Literal["max", "min"]
 Statistic = Literal["mean", "median", "trimmed_mean"]
-PER_WEIGHT = "/weight"
+READINGS = ("/weight", "/robust")
+"""What `Results.summary` has of a quantity beside its VDE."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Limit:
     """A number that a metric or a quantity must not pass."""
 
     name: str
-    """As `Results.find` takes it, "/weight" after it for VDE over the sum of weights."""
+    """As `Results.find` takes it; with "/weight" VDE over the sum of weights, with "/robust" the robust total."""
     value: float
 
     @classmethod
@@ -73,7 +74,7 @@ def gate(
 
 
 def _verdict(results: Results, kind: Kind, limit: Limit, statistic: Statistic) -> Verdict:
-    name = limit.name.removesuffix(PER_WEIGHT)
+    name = next((limit.name.removesuffix(end) for end in READINGS if limit.name.endswith(end)), limit.name)
     try:
         found = results.find(name)
     except InputError as error:

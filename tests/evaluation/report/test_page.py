@@ -176,6 +176,18 @@ def test_stills_that_are_missing_or_lie_elsewhere_are_not_embedded(results: Resu
     assert not [i for i in parsed(report(one, inner)).all("img") if "jpeg" in i.attributes["src"]]
 
 
+def test_the_robust_profile_is_read_in_the_robust_way_first(results: Results, folder: Path):
+    configuration = {**results.configuration.model_dump(), "profile": "robust"}
+    page = parsed(report(again(results, {"configuration": configuration}), folder))
+    captions = [table.all("caption")[0].text for table in page.all("table")]
+    assert captions[0].startswith("Robust reading") and any(c.startswith("Drift, ") for c in captions)
+
+
+def test_quantities_of_the_profile_that_were_not_measured_are_named(results: Results, folder: Path):
+    page = parsed(report(again(results, {"absent": {"vde_aesthetic": "aesthetic_quality"}}), folder))
+    assert "not measured: vde_aesthetic (takes aesthetic_quality)" in page.text
+
+
 # Any results
 
 

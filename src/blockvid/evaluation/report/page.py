@@ -10,7 +10,7 @@ from blockvid.evaluation.report.numbers import clock, count
 from blockvid.evaluation.report.panels import drift_panels, how_to_read, lag_panels, score_panels
 from blockvid.evaluation.report.provenance import provenance
 from blockvid.evaluation.report.quoted import quoted_tables
-from blockvid.evaluation.report.readings import failed, loud, scored, tiers, verdict
+from blockvid.evaluation.report.readings import failed, is_robust, loud, scored, tiers, verdict
 from blockvid.evaluation.report.stills import Album
 from blockvid.evaluation.report.tables import drift_tables, legend, robust_tables, score_tables
 from blockvid.evaluation.report.videos import failures, index_tables, sections, video_id
@@ -115,7 +115,13 @@ def _summary(results: Results) -> list[Html]:
     )
     drifts = drift_tables(results)
     robust = robust_tables(results)
-    parts = [_section("drift", "Drift", element("p", {"class": "how"}, how), *drifts, _more("Robust reading", robust))]
+    shown = (
+        [*robust, _more("As published", drifts)] if is_robust(results) else [*drifts, _more("Robust reading", robust)]
+    )
+    if results.absent:
+        absent = "; ".join(f"{name} (takes {metrics})" for name, metrics in results.absent.items())
+        shown.append(element("p", {"class": "quiet note"}, f"Of this profile, not measured: {absent}."))
+    parts = [_section("drift", "Drift", element("p", {"class": "how"}, how), *shown)]
     parts.append(
         _section("segments", "Over time", element("p", {"class": "how"}, how_to_read(results)), drift_panels(results))
     )

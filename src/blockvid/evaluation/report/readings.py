@@ -12,10 +12,11 @@ from jaxtyping import Float
 from blockvid.evaluation import drift
 from blockvid.evaluation.metric import TIERS
 from blockvid.evaluation.report.numbers import count, decimals, listed, percent, short
-from blockvid.evaluation.results import MetricRecord, Quantity, Results, SummaryRecord, VideoRecord, Warn, value
+from blockvid.evaluation.results import MetricRecord, Quantity, Results, VideoRecord, Warn, value
 
 DYNAMIC = "dynamic_degree"
 PER_WEIGHT = "/weight"
+ROBUST = "/robust"
 TIER_MEANS = {
     "core": "no model",
     "light": "weights from a Python package",
@@ -138,13 +139,44 @@ def mark(results: Results, video: VideoRecord, among: Sequence[Quantity]) -> Mar
     return best[1] if best else None
 
 
-def beyond_noise(results: Results, key: str) -> bool | None:
-    """Whether mean VDE and its interval lie above the mean noise floor; None where that cannot be told."""
-    summary, floor = results.summary.get(key), mean_floor(results, key)
-    if summary is None or math.isnan(floor) or math.isnan(value(summary.mean.value)):
+@dataclass(frozen=True)
+class Reading:
+    """How far a quantity drifts on average, as the profile reads it: relative to the score, as is what noise gives."""
+
+    share: float
+    low: float
+    """Of its 95 % interval; -inf where there is none."""
+    floor: float
+
+    @property
+    def multiple(self) -> float:
+        """Of the noise floor."""
+        return self.share / self.floor if self.floor > 0 else math.inf
+
+    @property
+    def beyond_noise(self) -> bool:
+        """Whether the interval, or without one the mean, lies above the floor."""
+        return (self.low if math.isfinite(self.low) else self.share) > self.floor
+
+
+def reading(results: Results, key: str) -> Reading | None:
+    """Of a quantity; None where it, or its noise, cannot be told."""
+    if is_robust(results):
+        record = results.summary.get(key + ROBUST)
+        found = [value(v.drift[key].robust.noise_floor) for v in scored(results) if key in v.drift]
+        known = [x for x in found if math.isfinite(x)]
+        floor = sum(known) / len(known) if known else math.nan
+    else:
+        record, floor = results.summary.get(key + PER_WEIGHT), mean_floor(results, key) / total_weight(results)
+    if record is None:
         return None
-    low = value(summary.mean.low)
-    return (low if math.isfinite(low) else value(summary.mean.value)) > floor
+    made = Reading(value(record.mean.value), value(record.mean.low), floor)
+    return None if math.isnan(made.share) or math.isnan(floor) else made
+
+
+def is_robust(results: Results) -> bool:
+    """Whether the profile reads drift in the robust way."""
+    return results.configuration.profile == "robust"
 
 
 def verdict(results: Results) -> str:
@@ -155,26 +187,22 @@ def verdict(results: Results) -> str:
     frozen = {v.name for v, _ in loud(results)}
     if len(frozen) == len(videos):
         return f"No number below means anything: {_all(len(videos))} a loud warning."
-    judged = {
-        q: beyond_noise(results, q.key) for q in results.quantities if q.key in results.summary and not is_dynamic(q)
-    }
-    moved = sorted((q for q, is_so in judged.items() if is_so), key=lambda q: -_multiple(results, q.key))
-    calm = [title(q).lower() for q, is_so in judged.items() if is_so is False]
+    found = {q: reading(results, q.key) for q in results.quantities if not is_dynamic(q)}
+    judged = {q: r for q, r in found.items() if r is not None}
+    moved = sorted((q for q, r in judged.items() if r.beyond_noise), key=lambda q: -judged[q].multiple)
+    calm = [title(q).lower() for q, r in judged.items() if not r.beyond_noise]
     where = "In this video" if len(videos) == 1 else f"Over {len(videos)} videos"
     if not judged:
         return f"{where}, no drift could be measured."
     if not moved:
         return f"{where}, nothing drifts beyond the noise of its own measurement."
-    return f"{where}, {_most(results, moved)}{_stays(calm)}."
+    return f"{where}, {_most(moved, judged[moved[0]])}{_stays(calm)}."
 
 
-def _most(results: Results, moved: Sequence[Quantity]) -> str:
+def _most(moved: Sequence[Quantity], r: Reading) -> str:
     first, *others = moved
-    record = results.summary.get(first.key + PER_WEIGHT)
-    share = value(record.mean.value) if record else math.nan
-    size = f"{percent(share, decimals([100 * share]))} from the first segment on average"
-    times = _multiple(results, first.key)
-    noise = f", {short(times, 2)} times what noise alone would show" if math.isfinite(times) else ""
+    size = f"{percent(r.share, decimals([100 * r.share]))} from where it began, on average"
+    noise = f", {short(r.multiple, 2)} times what noise alone would show" if math.isfinite(r.multiple) else ""
     rest = (
         f"; {listed(title(q).lower() for q in others)} {'drifts' if len(others) == 1 else 'drift'} too"
         if others
@@ -189,17 +217,5 @@ def _stays(calm: Sequence[str]) -> str:
     return f"; {listed(calm)} {'stays' if len(calm) == 1 else 'stay'} within the noise"
 
 
-def _multiple(results: Results, key: str) -> float:
-    floor = mean_floor(results, key)
-    return value(results.summary[key].mean.value) / floor if floor > 0 else math.inf
-
-
 def _all(number: int) -> str:
     return "the only video has" if number == 1 else f"all {number} videos have"
-
-
-def finite(summary: SummaryRecord) -> int:
-    """How many videos the averages are over."""
-    known = summary.videos - summary.missing
-    share = value(summary.infinite_share)
-    return known - round(known * share) if math.isfinite(share) else known

@@ -13,6 +13,7 @@ from blockvid.evaluation.report.markup import Html, breakable, element, joined
 from blockvid.evaluation.report.numbers import NONE, count, decimals, fixed, interval, percent, short, signed
 from blockvid.evaluation.report.readings import (
     PER_WEIGHT,
+    ROBUST,
     TIER_MEANS,
     dynamic,
     mean_floor,
@@ -145,7 +146,7 @@ def _drift_table(results: Results, tier: str, rows: Sequence[Quantity]) -> Html:
                 named(quantity.key, title(quantity), formula(results, quantity)),
                 element("td", {"class": "chart"}, chart),
                 average(record.mean, "VDE", places),
-                average(per_weight.mean, "/ weight, %", finer, 100) if per_weight else cell(NONE),
+                average(per_weight.mean, "/ weight, %", finer, 100) if per_weight else cell(NONE, label="/ weight, %"),
                 cell(fixed(mean_floor(results, quantity.key), places), label="floor"),
                 _dynamic_cell(results, moving),
                 average(record.median, "median", places),
@@ -207,8 +208,8 @@ def robust_tables(results: Results) -> list[Html]:
     for tier in tiers(results):
         columns = [
             Column("Quantity", css="words"),
-            Column("Total", "weighted mean |drift| from the median of the first segments", under="median, %"),
-            Column("Noise floor", "the total of a constant score with this much noise", under="median, %"),
+            Column("Total", "weighted mean |drift| from the median of the first segments", under="mean, %"),
+            Column("Noise floor", "the total of a constant score with this much noise", under="mean, %"),
             _dynamic_column(dynamic(results, tier)),
             Column("Trend", "Theil-Sen slope, relative, per segment", under="median, % a segment"),
             Column("End − start", "last 15 % minus first 15 %, in units of the score", under="median"),
@@ -223,7 +224,9 @@ def robust_tables(results: Results) -> list[Html]:
 
 def _robust_row(results: Results, quantity: Quantity, tier: str) -> Html:
     records = [v.drift[quantity.key].robust for v in scored(results) if quantity.key in v.drift]
-    total, floor = _median([value(r.total) for r in records]), _median([value(r.noise_floor) for r in records])
+    record = results.summary.get(quantity.key + ROBUST)
+    floors = [x for r in records if math.isfinite(x := value(r.noise_floor))]
+    floor = 100 * sum(floors) / len(floors) if floors else math.nan
     slope, change = _median([value(r.slope) for r in records]), _median([value(r.end_minus_start) for r in records])
     known = [r for r in records if math.isfinite(value(r.total))]
     times = [value(r.time_to_failure) for r in known if math.isfinite(value(r.time_to_failure))]
@@ -232,8 +235,8 @@ def _robust_row(results: Results, quantity: Quantity, tier: str) -> Html:
         "tr",
         {"title": hint},
         named(quantity.key, title(quantity), hint),
-        cell(fixed(100 * total, 2), "", total, "total, %"),
-        cell(fixed(100 * floor, 2), "", floor, "floor, %"),
+        average(record.mean, "total, %", 2, 100) if record else cell(NONE, label="total, %"),
+        cell(fixed(floor, 2), "", floor, "floor, %"),
         _dynamic_cell(results, dynamic(results, tier)),
         cell(signed(slope), "", slope, "trend"),
         cell(short(change), "", change, "end − start"),
