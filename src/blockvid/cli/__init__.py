@@ -12,6 +12,7 @@ import tyro
 
 from blockvid.cli.console import err, say
 from blockvid.cli.generate import Generate, TraceCommand
+from blockvid.cli.measure import Compare, Doctor, Eval, Gate, WeightsCommand
 from blockvid.cli.storyboards import StoryboardCommand
 from blockvid.cli.train import Train
 from blockvid.errors import InputError
@@ -21,6 +22,11 @@ Command = (
     | Annotated[StoryboardCommand, tyro.conf.subcommand("storyboard", prefix_name=False)]
     | Annotated[TraceCommand, tyro.conf.subcommand("trace", prefix_name=False)]
     | Annotated[Train, tyro.conf.subcommand("train", prefix_name=False)]
+    | Annotated[Eval, tyro.conf.subcommand("eval", prefix_name=False)]
+    | Annotated[Compare, tyro.conf.subcommand("compare", prefix_name=False)]
+    | Annotated[Gate, tyro.conf.subcommand("gate", prefix_name=False)]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor", prefix_name=False)]
+    | Annotated[WeightsCommand, tyro.conf.subcommand("weights", prefix_name=False)]
 )
 
 
