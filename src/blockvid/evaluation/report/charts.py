@@ -30,7 +30,7 @@ CELL_WIDTH, CELL_HEIGHT = 220, 30
 PANEL_WIDTH, PANEL_HEIGHT = 340, 184
 LEFT, TOP, RIGHT, BOTTOM = 44, 12, 292, 150
 """Of the plot in a panel; what it ends in is written to its right."""
-SPARK_WIDTH, SPARK_HEIGHT = 1000, 64
+SPARK_WIDTH, SPARK_HEIGHT = 1000, 100
 QUARTILES = (0.25, 0.75)
 MANY = 4
 """Lines from which on a band and a median are drawn over them."""
@@ -219,13 +219,12 @@ def spark(title: str, fine: Values, segments: Values, worst: int | None, most: i
         if worst is not None:
             tint = {"x": number(worst * width), "y": 0, "width": number(width), "height": SPARK_HEIGHT, "class": "tint"}
             parts.append(element("rect", tint))
-        borders = "".join(f"M{number(i * width)} 0V{SPARK_HEIGHT}" for i in range(1, len(segments)))
-        parts.append(element("path", {"d": borders, "class": "grid"}))
-        steps = [(x, vertical(y)) for i, y in enumerate(segments) for x in (i * width, (i + 1) * width)]
-        parts.append(element("path", {"d": outline(steps), "class": "steps" if len(drawn) else "course"}))
+        edges = [(x, y) for i, y in enumerate(segments) for x in (i * width, (i + 1) * width)]
+        d = outline([_whole(x, y, vertical) for x, y in edges])
+        parts.append(element("path", {"d": d, "class": "steps" if len(drawn) else "course"}))
     if len(drawn):
-        horizontal = Axis(0, len(drawn), 0, SPARK_WIDTH)
-        d = curve(np.arange(len(drawn)) + 0.5, drawn, horizontal, vertical)
+        places = Axis(0, len(drawn), 0, SPARK_WIDTH)
+        d = outline([_whole(places(i + 0.5), y, vertical) for i, y in enumerate(drawn)])
         parts.append(element("path", {"d": d, "class": "course"}))
     attributes = {
         "viewBox": f"0 0 {SPARK_WIDTH} {SPARK_HEIGHT}",
@@ -235,6 +234,11 @@ def spark(title: str, fine: Values, segments: Values, worst: int | None, most: i
         "data-range": f"{vertical.low:.6g} {vertical.high:.6g}",
     }
     return element("svg", attributes, element("title", None, title), *parts)
+
+
+def _whole(x: float, y: float, vertical: Axis) -> tuple[float, float]:
+    """A point in whole coordinates: there are many, and a thousandth is finer than a pixel."""
+    return round(x), round(vertical(y)) if math.isfinite(y) else math.nan
 
 
 def thinned(values: Values, most: int) -> Values:

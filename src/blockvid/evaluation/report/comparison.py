@@ -226,7 +226,7 @@ def _row(comparison: Comparison, runs: Mapping[str, Results], d: Difference, axi
     return element(
         "tr",
         {"title": hint, "class": "sure" if significant(d, LEVEL) else None},
-        named(d.key, _words(comparison, d.key).capitalize(), hint),
+        named(d.key, _words(comparison, d.key).capitalize()),
         element("td", {"class": "chart"}, chart),
         *(
             cell(fixed(m, places), _beside(runs[r], d.key, m, quantity is not None), m, r)

@@ -70,7 +70,7 @@ for (const svg of document.querySelectorAll("svg.spark[data-range]")) {
     const box = svg.getBoundingClientRect();
     const share = Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1);
     const near = points(path).reduce((a, b) => (Math.abs(b[0] - share * 1000) < Math.abs(a[0] - share * 1000) ? b : a));
-    const value = low + ((60 - near[1]) / 56) * (high - low);
+    const value = low + ((96 - near[1]) / 92) * (high - low);
     say(`${clock(share * seconds)}   ${Number(value.toPrecision(4))}`, event);
   });
   svg.addEventListener("pointerleave", () => { readout.hidden = true; });

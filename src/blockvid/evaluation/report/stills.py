@@ -12,7 +12,7 @@ from blockvid.evaluation.report.markup import data_uri
 from blockvid.evaluation.report.readings import scored
 from blockvid.evaluation.results import Results, Still, VideoRecord
 
-BUDGET = 5_500_000
+BUDGET = 4_000_000
 """Characters that all stills of a page may take."""
 BASE64 = 4 / 3
 """Characters a byte."""

@@ -57,7 +57,7 @@ def table(caption: str, columns: Sequence[Column], rows: Sequence[Html], css: st
             "th",
             {"scope": "col", "class": c.css, "title": c.hint or None},
             c.title,
-            *([element("small", None, c.under)] if c.under else []),
+            *([element("small", None, breakable(c.under))] if c.under else []),
         )
         for c in columns
     ]
@@ -78,10 +78,10 @@ def cell(main: str, below: str = "", sort: float | None = None, label: str | Non
     return element("td", {"class": "number", "data-sort": order, "data-label": label}, main, *small)
 
 
-def named(key: str, words: str, hint: str) -> Html:
-    """The heading of a row: a title, its key with the tier, and its formula on hovering; links to the legend."""
-    link = element("a", {"href": f"#{legend_id(key)}", "title": hint}, words)
-    return element("th", {"scope": "row", "title": hint}, link, element("small", {"class": "key"}, breakable(key)))
+def named(key: str, words: str) -> Html:
+    """The heading of a row: a title and its key with the tier; links to the legend."""
+    link = element("a", {"href": f"#{legend_id(key)}"}, words)
+    return element("th", {"scope": "row"}, link, element("small", {"class": "key"}, breakable(key)))
 
 
 def legend_id(key: str) -> str:
@@ -143,7 +143,7 @@ def _drift_table(results: Results, tier: str, rows: Sequence[Quantity]) -> Html:
             element(
                 "tr",
                 {"title": formula(results, quantity)},
-                named(quantity.key, title(quantity), formula(results, quantity)),
+                named(quantity.key, title(quantity)),
                 element("td", {"class": "chart"}, chart),
                 average(record.mean, "VDE", places),
                 average(per_weight.mean, "/ weight, %", finer, 100) if per_weight else cell(NONE, label="/ weight, %"),
@@ -234,7 +234,7 @@ def _robust_row(results: Results, quantity: Quantity, tier: str) -> Html:
     return element(
         "tr",
         {"title": hint},
-        named(quantity.key, title(quantity), hint),
+        named(quantity.key, title(quantity)),
         average(record.mean, "total, %", 2, 100) if record else cell(NONE, label="total, %"),
         cell(fixed(floor, 2), "", floor, "floor, %"),
         _dynamic_cell(results, dynamic(results, tier)),
@@ -280,7 +280,7 @@ def _score_row(results: Results, metric: MetricRecord) -> Html:
     return element(
         "tr",
         {"title": f"{metric.key}: {metric.formula}"},
-        named(metric.key, metric.title, metric.formula),
+        named(metric.key, metric.title),
         element("td", {"class": "chart"}, chart, element("small", {"class": "edges"}, *edges)),
         average(record.mean, "mean"),
         average(record.median, "median"),

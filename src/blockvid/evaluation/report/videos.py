@@ -34,8 +34,12 @@ from blockvid.evaluation.results import DriftRecord, MetricRecord, Quantity, Res
 
 OPEN = 8
 """Videos up to which each is unfolded at once."""
-POINTS = ((24, 240), (80, 120), (math.inf, 60))
-"""Points of a curve that are drawn, by the number of videos."""
+BUDGET = 100_000
+"""Points that all curves of a page may have together."""
+LAGS = 60
+"""Videos up to which each has its own chart of lags; the chart over all of them has a line for each."""
+POINTS = 24, 240
+"""Least and most of a curve."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +148,8 @@ def failures(results: Results) -> Html:
 def sections(results: Results, folder: Path, album: Album) -> list[Html]:
     """A section for each scored video; folded where there are many."""
     number = len(scored(results))
-    points = next(most for videos, most in POINTS if number <= videos)
-    place = Place(results, album, folder, points, number <= OPEN)
+    share = BUDGET // max(number * len(results.metrics), 1)
+    place = Place(results, album, folder, min(max(share, POINTS[0]), POINTS[1]), number <= OPEN)
     return [_section(place, index, v) for index, v in enumerate(results.videos) if v.status == "scored"]
 
 
@@ -161,7 +165,11 @@ def _section(place: Place, number: int, video: VideoRecord) -> Html:
     content = [_facts(place, video), *_warned(video), _sheet(place, video, found)]
     content += [_score(place, video, tier) for tier in tiers(place.results)]
     content += [_more(place, video)]
-    attributes = {"class": "video meaningless" if is_loud else "video", "open": "" if place.unfolded else None}
+    attributes = {
+        "class": "video meaningless" if is_loud else "video",
+        "style": f"--n:{max(len(video.segments), 1)}",
+        "open": "" if place.unfolded else None,
+    }
     return element("details", attributes, summary, *content)
 
 
@@ -197,7 +205,8 @@ def _sheet(place: Place, video: VideoRecord, found: Mark | None) -> Html:
         strip = [
             element("img", {"class": "strip", "src": address, "alt": words, "title": "exposure: mean colour over time"})
         ]
-    row = [element("div", {"class": "stills", "style": f"--n:{max(len(figures), 1)}"}, *figures)] if figures else []
+    columns = {"class": "stills", "style": None if video.segments else f"--n:{len(figures)}"}
+    row = [element("div", columns, *figures)] if figures else []
     return element("div", {"class": "sheet"}, *row, *strip, time_axis(video.seconds))
 
 
@@ -260,36 +269,30 @@ def _score_row(place: Place, video: VideoRecord, of: MetricRecord, quantity: Qua
     key = quantity.key if quantity else of.key
     head = element(
         "th",
-        {"scope": "row", "title": hint},
+        {"scope": "row"},
         element("a", {"href": f"#{legend_id(key)}"}, of.title),
         element("small", {"class": "key"}, breakable(of.key)),
     )
-    drift = [NONE] * 4
-    if record is not None:
-        vde, floor = value(record.vde), value(record.noise_floor)
-        drift = [short(vde), _share(value(record.per_weight)), short(floor), still]
-    flags = listed(record.flags) if record and record.flags else ""
-    names = ("VDE", "/ weight", "floor", "dynamic")
-    cells = [
-        element(
-            "td",
-            {"class": "number", "data-label": name},
-            text,
-            *([element("small", None, flags)] if name == "VDE" and flags else []),
-        )
-        for name, text in zip(names, drift, strict=True)
-    ]
+    cells = [element("td", None, NONE)] * 4 if record is None else _beside_curve(record, still)
     score = element("td", {"class": "number", "data-label": "score"}, short(value(video.scores.get(of.key))))
     course = {"class": "course", "data-seconds": f"{video.seconds:g}"}
-    return element("tr", {"class": None if record else "plain"}, head, element("td", course, chart), score, *cells)
+    return element(
+        "tr", {"class": None if record else "plain", "title": hint}, head, element("td", course, chart), score, *cells
+    )
+
+
+def _beside_curve(record: DriftRecord, still: str) -> list[Html]:
+    vde = cell(short(value(record.vde)), listed(record.flags) if record.flags else "", label="VDE")
+    share = cell(_share(value(record.per_weight)), label="/ weight")
+    return [vde, share, cell(short(value(record.noise_floor)), label="floor"), cell(still, label="dynamic")]
 
 
 def _more(place: Place, video: VideoRecord) -> Html:
-    """Segment scores, lags and prompts, folded."""
+    """Segment scores, prompts and, where there are not too many videos, lags; folded."""
     parts = [_segment_table(place.results, video, tier) for tier in tiers(place.results)] if video.segments else []
     seconds = np.array(place.results.configuration.lags, dtype=np.float64)
     charts = []
-    for key, lags in video.lags.items():
+    for key, lags in video.lags.items() if len(place.results.videos) <= LAGS else ():
         of = metric(place.results, key)
         values = np.array([value(x) for x in lags])
         if of and len(values) == len(seconds) > 1:
@@ -300,7 +303,7 @@ def _more(place: Place, video: VideoRecord) -> Html:
         parts += [element("h4", None, "Prompts"), element("ol", None, *(element("li", None, p) for p in video.prompts))]
     if video.sha256:
         parts.append(element("p", {"class": "quiet note"}, "sha256 ", element("code", None, video.sha256)))
-    return element("details", {"class": "more"}, element("summary", None, "Segment scores, lags, prompts"), *parts)
+    return element("details", {"class": "more"}, element("summary", None, "Segment scores and more"), *parts)
 
 
 def _segment_table(results: Results, video: VideoRecord, tier: str) -> Html:
@@ -313,6 +316,6 @@ def _segment_table(results: Results, video: VideoRecord, tier: str) -> Html:
             continue
         spread = max(scores) - min(scores) if all(map(math.isfinite, scores)) else math.nan
         places = decimals([spread, max(map(abs, scores))] if spread else scores, 3)
-        cells = [cell(fixed(x, places), "", x) for x in scores]
-        rows.append(element("tr", {"title": m.formula}, named(m.key, m.title, m.formula), *cells))
+        cells = [element("td", None, fixed(x, places)) for x in scores]
+        rows.append(element("tr", None, named(m.key, m.title), *cells))
     return table(_caption(f"Segment scores, {tier} tier", video), columns, rows, "segments") if rows else joined([])
