@@ -78,9 +78,7 @@ def _blocks(path: Path, batch: int) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
             yield np.stack(block)
 
 
-def read_timed(
-    path: Path, batch: int = 32
-) -> Iterator[tuple[UInt8[np.ndarray, "t h w 3"], Float64[np.ndarray, " t"]]]:
+def read_timed(path: Path, batch: int = 32) -> Iterator[tuple[UInt8[np.ndarray, "t h w 3"], Float64[np.ndarray, " t"]]]:
     """As `read_frames`, each block with the seconds from the first frame at which its frames are shown.
 
     Times are the container's, so a variable rate is true to the file, and strictly increase: frames without a time
@@ -143,9 +141,7 @@ def _decoded(path: Path, container: InputContainer) -> Iterator[UInt8[np.ndarray
     return (pixels for pixels, _ in _decoded_timed(path, container))
 
 
-def _decoded_timed(
-    path: Path, container: InputContainer
-) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], float | None]]:
+def _decoded_timed(path: Path, container: InputContainer) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], float | None]]:
     """Upright pixels, and the container's time in seconds, of any origin; None where it has none."""
     stream = container.streams.video[0]
     try:

@@ -120,22 +120,34 @@ def _hear(
     crew: dict[Connection, _Hand], connection: Connection, jobs: Sequence[Job], tick: Tick, finished: Finished
 ) -> None:
     hand = crew[connection]
+    index = hand.index
     try:
         message = connection.recv()
     except (EOFError, ConnectionResetError):
         del crew[connection]
-        index, hand.index = hand.index, None
+        code = hand.dismiss()
         if index is not None:
-            finished(index, failed(jobs[index].video, _DeathError(hand.dismiss())))
+            finished(index, failed(jobs[index].video, _DeathError(code)))
         return
-    assert hand.index is not None
+    assert index is not None
     if isinstance(message, StorageError):
         raise message
     if isinstance(message, int):
-        tick(hand.index, message)
-    else:
-        index, hand.index = hand.index, None
-        finished(index, message)
+        tick(index, message)
+        return
+    hand.index = None
+    if isinstance(message, _Last):
+        del crew[connection]
+        hand.dismiss()
+        message = message.video
+    finished(index, message)
+
+
+@dataclass(frozen=True)
+class _Last:
+    """The last record that a process will make: it ends with a mistake of ours, which it shows."""
+
+    video: VideoRecord
 
 
 class _DeathError(Exception):
@@ -169,7 +181,7 @@ class _Hand:
     def dismiss(self) -> int | None:
         """End it, whatever it does; its exit code."""
         self.connection.close()
-        self.process.join(0.5 if self.index is None else 0)
+        self.process.join(5 if self.index is None else 0)  # an idle one ends by itself, and may have errors to show
         self.process.terminate()
         self.process.join()
         return self.process.exitcode
@@ -185,7 +197,7 @@ def _serve(connection: Connection, work: Work, threads: int) -> None:
             except StorageError as error:
                 connection.send(error)
             except Exception as error:
-                connection.send(failed(job.video, error))
+                connection.send(_Last(failed(job.video, error)))
                 raise
 
 

@@ -19,6 +19,7 @@ import torch
 
 from blockvid.errors import InputError
 from blockvid.evaluation import catalogue, profiles
+from blockvid.evaluation.catalogue import Models
 from blockvid.evaluation.crew import Job, Work, failed, processors, run
 from blockvid.evaluation.metric import Metric, Tier
 from blockvid.evaluation.profiles import Profile, Release, chosen, quantity_key
@@ -83,6 +84,8 @@ class Evaluation:
     tier: Tier = "core"
     metrics: tuple[Metric, ...] | None = None
     """None: all up to the tier (`catalogue.metrics`)."""
+    models: Models = field(default_factory=Models)
+    """What those of higher tiers are computed with."""
     stride: int = 1
     """Look at every so many frames only; anything but 1 compares with nobody's published numbers."""
     name: str = "videos"
@@ -117,7 +120,7 @@ class Evaluation:
         the run that made it. Raises InputError, before any work, for videos, names, weights or packages that are not
         there, and where nothing can be stored. Interrupted, it goes on from its cache when it is run again.
         """
-        metrics = self.metrics if self.metrics is not None else catalogue.metrics(self.tier)
+        metrics = self.metrics if self.metrics is not None else catalogue.metrics(self.tier, self.models)
         scan = Scan(extractors(metrics), self.stride, self.batch, self.device)
         scoring = Scoring(metrics, self.profile, self.stride)
         facets = _facets(sources(videos), captions or {}, borders or {})

@@ -15,8 +15,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from blockvid.errors import InputError
 from blockvid.evaluation.metric import Tier
 from blockvid.evaluation.statistics import Direction
+from blockvid.video import replacing
 
 FILE = "results.json"
+TABLE = "results.csv"
 SCHEMA = "results.schema.json"
 """Beside this module, and published with the package."""
 
@@ -243,6 +245,16 @@ class Results(Record):
     def text(self) -> str:
         """The file's content."""
         return self.model_dump_json(indent=1) + "\n"
+
+    def write(self, folder: Path) -> None:
+        """results.json and results.csv in a folder, which is made. Raises InputError if the system refuses."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{folder} cannot be made ({error.strerror}); name another folder") from None
+        for name, text in ((FILE, self.text()), (TABLE, csv_text(self))):
+            with replacing(folder / name) as part:
+                part.write_text(text, encoding="utf-8")
 
     def find(self, name: str) -> str:
         """The full key of a metric or quantity: itself, or of the one with this name before the "@".

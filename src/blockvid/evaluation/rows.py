@@ -92,7 +92,7 @@ class RowFiles:
         rows = min(self._counts(), default=0) // batch * batch
         for name in self._layout.series:
             with contextlib.suppress(FileNotFoundError):
-                os.truncate(self._file(name), rows * self._bytes(name))
+                os.truncate(self._file(name), rows * self._size(name))
         return rows
 
     def append(self, rows: Rows) -> None:
@@ -134,10 +134,10 @@ class RowFiles:
         counts = set()
         for name in self._layout.series:
             file = self._file(name)
-            counts.add(file.stat().st_size // self._bytes(name) if file.exists() else 0)
+            counts.add(file.stat().st_size // self._size(name) if file.exists() else 0)
         return counts
 
-    def _bytes(self, name: str) -> int:
+    def _size(self, name: str) -> int:
         assert self._layout is not None
         dtype, shape = self._layout.series[name]
         return np.dtype(dtype).itemsize * int(np.prod(shape, dtype=int))
@@ -184,8 +184,8 @@ class StillFiles:
     def all(self) -> dict[Path, float]:
         """Files and their seconds, in order of time; none if they are not complete."""
         try:
-            names = TypeAdapter(dict[str, float]).validate_json(self._index.read_bytes())
-        except (FileNotFoundError, ValidationError):
+            names = TypeAdapter(dict[str, float]).validate_json(_bytes(self._index))
+        except ValidationError:
             return {}
         return {self.folder / name: moment for name, moment in names.items()}
 
@@ -221,8 +221,8 @@ class Shelf:
     def facts(self) -> Facts | None:
         """None before it was decoded to its end."""
         try:
-            return Facts.model_validate_json((self.folder / "facts.json").read_bytes())
-        except (FileNotFoundError, ValidationError):
+            return Facts.model_validate_json(_bytes(self.folder / "facts.json"))
+        except ValidationError:
             return None
 
     def set_facts(self, facts: Facts) -> None:
@@ -289,9 +289,19 @@ def _decoder() -> str:
 
 def _read_layout(path: Path) -> _Layout | None:
     try:
-        return _Layout.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, ValidationError):
+        return _Layout.model_validate_json(_bytes(path))
+    except ValidationError:
         return None
+
+
+def _bytes(path: Path) -> bytes:
+    """What a file holds; nothing if it is not there. Raises StorageError for what is there and cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read ({error.strerror}); name another cache, and run again") from error
 
 
 def _still(pixels: UInt8[np.ndarray, "h w 3"]) -> Image.Image:

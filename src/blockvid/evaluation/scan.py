@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -89,12 +90,12 @@ class Scan:
         readers = {name: self.extractors[name].open(footage, torch.device(self.device)) for name in lacking}
         done = {name: file.done(self.batch) for name, file in lacking.items()}
         running = Pass(readers, lambda name, rows: lacking[name].append(rows), self.batch, done)
-        clock: list[float] = []
+        clock = array("d")
         for frames, seconds in source.read(READ):
             if stills:
                 stills.offer(frames, seconds)
             first = -len(clock) % self.stride
-            clock.extend(map(float, seconds))
+            clock.extend(seconds)
             running.push(frames[first :: self.stride], seconds[first :: self.stride])
             tick(len(frames))
         if not clock:

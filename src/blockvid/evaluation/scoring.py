@@ -16,6 +16,7 @@ from blockvid.evaluation.results import DriftRecord, RobustRecord, VideoRecord, 
 from blockvid.evaluation.rows import Facts
 from blockvid.evaluation.scan import SECONDS
 from blockvid.evaluation.series import Caption, Footage, Series
+from blockvid.evaluation.warnings import warnings
 
 PARTS = 240
 """Into which a video is divided, at most, to draw its course."""
@@ -52,7 +53,7 @@ class Scoring:
         footage = self.footage(facts, facets, spans)
         parts = {metric.key: _segment_scores(metric, series, spans, footage) for metric in self.metrics}
         known = video.model_dump(exclude_defaults=True, exclude={"status"})
-        return VideoRecord.model_validate(
+        record = VideoRecord.model_validate(
             {
                 **known,
                 "status": "scored",
@@ -70,9 +71,17 @@ class Scoring:
                 "curves": {m.key: curve(series[m.curve]) for m in self.metrics if m.curve},
                 "lags": {m.key: lags(series[m.embedding], seconds) for m in self.metrics if m.embedding},
                 "colors": colors(series),
-                "warnings": () if spans else (_uncut(len(seconds), self.profile.segments),),
             }
         )
+        quantities = {quantity_key(name, metric): metric.key for name, metric in self._chosen.items()}
+        embeddings = tuple(dict.fromkeys(metric.embedding for metric in self.metrics if metric.embedding))
+        found = warnings(record, series, footage, quantities, embeddings)
+        uncut = () if spans else (_uncut(len(seconds), self.profile.segments),)
+        return record.model_copy(update={"warnings": (*found, *uncut)})
+
+    @property
+    def _chosen(self) -> dict[str, Metric]:
+        return chosen(self.profile, self.metrics)
 
     def footage(self, facts: Facts, facets: Facets, spans: tuple[range, ...]) -> Footage:
         """What metrics are told, counted in frames that have rows."""
@@ -99,7 +108,7 @@ class Scoring:
 
     def _drift(self, parts: dict[str, list[float]]) -> dict[str, DriftRecord]:
         found = {}
-        for quantity, metric in chosen(self.profile, self.metrics).items():
+        for quantity, metric in self._chosen.items():
             scores = np.array(parts[metric.key])
             found[quantity_key(quantity, metric)] = _record(self.profile.drift(scores), self.profile.robust(scores))
         return found
