@@ -199,6 +199,7 @@ def _drop(scores: Float[np.ndarray, " n"]) -> float:
 
 
 def _lost(video: str, found: _Found) -> float:
+    """Of identity; crops hold some of the background, so a little is lost wherever that moves on."""
     return _drop(found.learned_segments(video, "identity"))
 
 
@@ -224,9 +225,7 @@ EXPECTED: tuple[_Expected, ...] = (
     _Expected("one cut", "cut", lambda f: f.score("cut", "cuts"), 1, 1),
     _Expected("no cut where all moves", "clean", lambda f: f.score("clean", "cuts"), 0, 0),
     _warns("cut", "cuts"),
-    _Expected(
-        "identity is lost", "morph", lambda f: _drop(f.learned_segments("morph", "identity")), 0.01, 1, "identity"
-    ),
+    _Expected("identity is lost", "morph", lambda f: _lost("morph", f) - _lost("clean", f), 0.03, 1, "identity"),
     _Expected(
         "within a segment it is kept",
         "morph",
