@@ -35,9 +35,10 @@ from blockvid.attention.storage import Storage
 from blockvid.estimate import Memory, estimate, text_bytes
 from blockvid.flow import TIMESTEPS
 from blockvid.geometry import Geometry
+from blockvid.model.device import pick_dtype
 from blockvid.model.dit import BlockDiT, TextContext
 from blockvid.model.load import Models, describe_models
-from blockvid.pipeline import Settings, pick_dtype
+from blockvid.pipeline import Settings
 from blockvid.storyboard import Storyboard
 
 WINDOW = 2  # chunks

@@ -15,7 +15,8 @@ from PIL import Image
 from blockvid.attention.policies import Full, Window
 from blockvid.errors import InputError
 from blockvid.model.autoencoder import decode
-from blockvid.pipeline import Clip, Pipeline, Settings, State, pick_device, picture_latent, to_uint8
+from blockvid.model.device import pick_device
+from blockvid.pipeline import Clip, Pipeline, Settings, State, picture_latent, to_uint8
 from blockvid.sampling.sampler import Progress
 from blockvid.storyboard import Storyboard
 from blockvid.video import read_image

@@ -21,6 +21,7 @@ from blockvid.attention.storage import Storage
 from blockvid.errors import InputError
 from blockvid.flow import ChunkSchedule, sigma_grid
 from blockvid.geometry import Geometry
+from blockvid.model.device import pick_device, pick_dtype
 from blockvid.model.dit import TextContext
 from blockvid.model.load import Models, load_models
 from blockvid.model.text import PromptEmbedding
@@ -344,30 +345,3 @@ def picture_latent(
 def to_uint8(frames: Float[Tensor, "1 3 t h w"]) -> UInt8[np.ndarray, "t h w 3"]:
     """Decoded frames in [-1, 1] to pixels."""
     return rearrange((frames.float().clamp(-1, 1) + 1) * 127.5, "1 c t h w -> t h w c").round().byte().cpu().numpy()
-
-
-def pick_device(device: str) -> torch.device:
-    """ "auto" is CUDA where there is one, else the CPU; InputError for a device that is not there."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-    except RuntimeError:
-        place = torch.device("meta")
-    if place.type not in ("cpu", "cuda"):
-        raise InputError(f"device {device!r} is none that blockvid computes on; use auto, cpu or cuda")
-    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
-        raise InputError(
-            f"device {device} was asked for and {torch.cuda.device_count()} CUDA GPUs are visible; use --device cpu"
-        )
-    return place
-
-
-def pick_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the processor multiplies it natively, else float32."""
-    native = (
-        torch.cuda.is_bf16_supported()
-        if device.type == "cuda"
-        else torch.cpu.get_capabilities().get("avx512_bf16", False)
-    )
-    return torch.bfloat16 if native else torch.float32

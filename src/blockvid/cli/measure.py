@@ -114,8 +114,8 @@ class Eval:
     """Videos at a time, each in a process of its own."""
     threads: Annotated[int | None, default("processors / workers", "N")] = None
     """Of each."""
-    device: str = "cpu"
-    """Where networks run: cpu, cuda, cuda:1."""
+    device: str = "auto"
+    """Where networks run: cpu, cuda, cuda:1; auto is a GPU where there is one."""
     cache: Annotated[Path | None, default("~/.cache/blockvid/rows", "FOLDER")] = None
     """Where what was seen of each frame is kept."""
     files: tyro.conf.OmitArgPrefixes[Weights] = dataclasses.field(default_factory=Weights)
@@ -186,6 +186,7 @@ class Eval:
         from blockvid.evaluation.masks import Segmenter
         from blockvid.evaluation.profiles import profile
         from blockvid.evaluation.scorers.text import TextImage
+        from blockvid.model.device import pick_device
 
         models = Models(
             self.files.sources(),
@@ -203,7 +204,7 @@ class Eval:
             stills=self.out / "stills",
             workers=self.workers,
             threads=self.threads,
-            device=self.device,
+            device=str(pick_device(self.device)),
         )
 
 
@@ -224,6 +225,10 @@ class Compare:
 
         runs = [Results.read(path) for path in self.runs]
         comparison = compare(runs)
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.out} cannot be made ({error.strerror}); name another folder") from None
         page = write_comparison(comparison, runs, self.out)
         table = Table("metric", "a", "b", "a - b", "95 %", "p (Holm)", "a wins", box=None)
         for d in comparison.differences:

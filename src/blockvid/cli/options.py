@@ -55,8 +55,8 @@ class Model:
 
     def describe(self) -> tuple[Models, torch.device]:
         """What `load` would load, without its weights, and onto which device."""
+        from blockvid.model.device import pick_device, pick_dtype
         from blockvid.model.load import describe_models
-        from blockvid.pipeline import pick_device, pick_dtype
 
         device = pick_device(self.device)
         size = (self.width, self.height, self.fps, self.chunk_frames)
