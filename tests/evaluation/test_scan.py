@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
@@ -73,6 +76,47 @@ def test_stopped_anywhere_and_taken_up_again_rows_are_the_same_and_computed_once
     assert same(resumed, scanned(whole / "shelf", film(count), scan_of(None, stride)))
     rows = -(-count // stride)
     assert Counter(log.read_text().split()) == {str(number): 1 for number in range(rows)}
+
+
+# The process dies at its n-th file operation; then another one carries on. Each n-th only, for time.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from test_scan import film, scan_of, scanned
+base, step = Path(sys.argv[1]), int(sys.argv[2])
+for n in range(1, 10000, step):
+    child = os.fork()
+    if child == 0:
+        left = n
+        def hook(event, arguments):
+            global left
+            if event in ("open", "os.rename", "os.remove", "os.mkdir", "os.truncate"):
+                left -= 1
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+        sys.addaudithook(hook)
+        scanned(base / str(n), film(20), scan_of())
+        os._exit(0)
+    if os.waitpid(child, 0)[1] == 0:
+        break
+"""
+
+
+def test_killed_at_any_file_operation_the_video_is_taken_up_where_it_was(tmp_path: Path):
+    here = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(here), str(here.parent)))}
+    command = [sys.executable, "-c", KILLED, str(tmp_path), "3"]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    whole = scanned(tmp_path / "whole", film(20), scan_of())
+    killed = [folder for folder in tmp_path.iterdir() if folder.name != "whole"]
+    assert len(killed) > 12
+    for folder in killed:
+        log = tmp_path / f"{folder.name}.log"
+        assert same(scanned(folder, film(20), scan_of(log)), whole)
+        shelf, again = Shelf(folder), len(log.read_text().split()) if log.exists() else 0
+        assert again <= 20 and list(shelf.stills.all().values()) == [0.0, 0.5, 1.0, 1.5, 2.0]
+        assert set(shelf.stills.all()) == set((folder / "stills").glob("*.jpg"))
 
 
 @pytest.mark.parametrize("stride", [1, 3])

@@ -97,7 +97,8 @@ class Evaluation:
     workers: int = 1
     """Videos at a time; one is done in this process, several in processes of their own (guard the script's main)."""
     threads: int | None = None
-    """Of torch in each; None: the processors divided among the workers."""
+    """Of torch in each; None: the processors divided among the workers. Networks depend on it in the eighth digit, and
+    nothing else does: give a number to have every bit the same whatever the workers."""
     device: str = "cpu"
     batch: int = 8
     """Frames that go through a network together; no score depends on it."""

@@ -20,8 +20,8 @@ SECONDS = "frame.seconds"
 """The series of every video: when each frame is shown, float64."""
 ROUNDING = 0.0015
 """Seconds by which containers that count milliseconds can misstate the time between two frames."""
-READ = 16
-"""Frames that are decoded at a time."""
+READ = 4
+"""Frames that are decoded at a time; a few of 4K are 100 MB."""
 
 
 @dataclass(frozen=True)
