@@ -221,7 +221,7 @@ def spark(title: str, fine: Values, segments: Values, worst: int | None, most: i
             parts.append(element("rect", tint))
         edges = [(x, y) for i, y in enumerate(segments) for x in (i * width, (i + 1) * width)]
         d = outline([_whole(x, y, vertical) for x, y in edges])
-        parts.append(element("path", {"d": d, "class": "steps" if len(drawn) else "course"}))
+        parts.append(element("path", {"d": d, "class": "steps"}))
     if len(drawn):
         places = Axis(0, len(drawn), 0, SPARK_WIDTH)
         d = outline([_whole(places(i + 0.5), y, vertical) for i, y in enumerate(drawn)])

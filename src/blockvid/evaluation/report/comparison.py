@@ -158,7 +158,7 @@ def _glance(comparison: Comparison, runs: Mapping[str, Results]) -> Html:
     seconds = sum(video.seconds for videos in together(tuple(runs.values()), comparison) for video in videos[:1])
     facts = [
         (str(len(comparison.videos)), f"common videos, paired by {comparison.paired_by}"),
-        (clock(seconds), "minutes of each"),
+        (clock(round(seconds)), "of video in each"),
         *((f"{run.videos - run.failed} of {run.videos}", f"scored in {run.label}") for run in comparison.runs),
     ]
     items = [element("div", None, element("dd", None, n), element("dt", None, words)) for n, words in facts]

@@ -94,7 +94,7 @@ def _glance(results: Results) -> Html:
     quiet = sum(1 for v in videos for w in v.warnings if not w.loud)
     facts = [
         (str(len(videos)), "video scored" if len(videos) == 1 else "videos scored"),
-        (clock(sum(v.seconds for v in videos)), "minutes in all"),
+        (clock(round(sum(v.seconds for v in videos))), "of video in all"),
         (str(results.configuration.segments), f"segments, {results.configuration.weights} weights"),
     ]
     facts += [(str(len(broken)), "failed")] if broken else []

@@ -13,10 +13,15 @@ from blockvid.evaluation import drift
 from blockvid.evaluation.metric import TIERS
 from blockvid.evaluation.report.numbers import count, decimals, listed, percent, short
 from blockvid.evaluation.results import MetricRecord, Quantity, Results, VideoRecord, Warn, value
+from blockvid.evaluation.statistics import Bootstrap
 
 DYNAMIC = "dynamic_degree"
 PER_WEIGHT = "/weight"
 ROBUST = "/robust"
+SINGLE = 2.0
+"""Multiple of its noise floor from which the drift of a single video is taken for one."""
+MOST = 1000.0
+"""Multiple of the noise floor that more counts as; a floor of 0 is no measure."""
 TIER_MEANS = {
     "core": "no model",
     "light": "weights from a Python package",
@@ -141,37 +146,38 @@ def mark(results: Results, video: VideoRecord, among: Sequence[Quantity]) -> Mar
 
 @dataclass(frozen=True)
 class Reading:
-    """How far a quantity drifts on average, as the profile reads it: relative to the score, as is what noise gives."""
+    """How far a quantity typically drifts, as the profile reads it, and how that compares to noise."""
 
     share: float
+    """Median over videos, relative to the score."""
+    multiple: float
+    """Of each video's own noise floor: geometric mean over videos, which one wild video does not decide."""
     low: float
-    """Of its 95 % interval; -inf where there is none."""
-    floor: float
-
-    @property
-    def multiple(self) -> float:
-        """Of the noise floor."""
-        return self.share / self.floor if self.floor > 0 else math.inf
+    """Of its 95 % interval; 0 where there is none."""
 
     @property
     def beyond_noise(self) -> bool:
-        """Whether the interval, or without one the mean, lies above the floor."""
-        return (self.low if math.isfinite(self.low) else self.share) > self.floor
+        """Whether videos drift more than their own noise: the whole interval does, or a single video twice as much."""
+        return self.low > 1 or (self.low == 0 and self.multiple > SINGLE)
 
 
 def reading(results: Results, key: str) -> Reading | None:
     """Of a quantity; None where it, or its noise, cannot be told."""
-    if is_robust(results):
-        record = results.summary.get(key + ROBUST)
-        found = [value(v.drift[key].robust.noise_floor) for v in scored(results) if key in v.drift]
-        known = [x for x in found if math.isfinite(x)]
-        floor = sum(known) / len(known) if known else math.nan
-    else:
-        record, floor = results.summary.get(key + PER_WEIGHT), mean_floor(results, key) / total_weight(results)
-    if record is None:
+    robust = is_robust(results)
+    record = results.summary.get(key + (ROBUST if robust else PER_WEIGHT))
+    pairs = [
+        (value(d.robust.total), value(d.robust.noise_floor)) if robust else (value(d.vde), value(d.noise_floor))
+        for d in (v.drift[key] for v in scored(results) if key in v.drift)
+    ]
+    known = [(drift, floor) for drift, floor in pairs if math.isfinite(drift) and math.isfinite(floor) and drift]
+    ratios = [min(drift / floor, MOST) if floor else MOST for drift, floor in known]
+    if record is None or math.isnan(value(record.median.value)):
         return None
-    made = Reading(value(record.mean.value), value(record.mean.low), floor)
-    return None if math.isnan(made.share) or math.isnan(floor) else made
+    if not ratios:  # nothing moved, or nobody knows the noise
+        return Reading(0.0, 0.0, 0.0) if value(record.median.value) == 0 else None
+    estimate = Bootstrap()(np.log(ratios))
+    low = math.exp(estimate.low) if math.isfinite(estimate.low) else 0.0
+    return Reading(value(record.median.value), math.exp(estimate.value), low)
 
 
 def is_robust(results: Results) -> bool:
@@ -201,14 +207,14 @@ def verdict(results: Results) -> str:
 
 def _most(moved: Sequence[Quantity], r: Reading) -> str:
     first, *others = moved
-    size = f"{percent(r.share, decimals([100 * r.share]))} from where it began, on average"
-    noise = f", {short(r.multiple, 2)} times what noise alone would show" if math.isfinite(r.multiple) else ""
+    size = f"typically {percent(r.share, decimals([100 * r.share]))} from where it began"
+    noise = f", {short(r.multiple, 2)} times what noise alone would show" if r.multiple < MOST else ""
     rest = (
         f"; {listed(title(q).lower() for q in others)} {'drifts' if len(others) == 1 else 'drift'} too"
         if others
         else ""
     )
-    return f"{title(first).lower()} drifts most, {size}{noise}{rest}"
+    return f"{title(first).lower()} drifts most: {size}{noise}{rest}"
 
 
 def _stays(calm: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ from blockvid.evaluation.report.readings import (
     Mark,
     changes,
     dynamic,
+    is_dynamic,
     mark,
     metric,
     metrics,
@@ -261,7 +262,7 @@ def _score(place: Place, video: VideoRecord, tier: str) -> Html:
 def _score_row(place: Place, video: VideoRecord, of: MetricRecord, quantity: Quantity | None, still: str) -> Html:
     change = changes(video, of.key)
     known = np.isfinite(change).any() and np.nanmax(np.abs(change)) > 0
-    worst = int(np.nanargmax(np.abs(change))) if known and quantity else None
+    worst = int(np.nanargmax(np.abs(change))) if known and quantity and not is_dynamic(quantity) else None
     numbers = [np.array([value(x) for x in found.get(of.key, ())]) for found in (video.curves, video.segment_scores)]
     chart = spark(f"{of.title} over time", numbers[0], numbers[1], worst, place.points)
     record = video.drift.get(quantity.key) if quantity else None
