@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from blockvid.attention.policies import DynamicSparse, Full, Semantic, SinkWindow, Window
     from blockvid.attention.storage import Storage
     from blockvid.errors import InputError
+    from blockvid.evaluation.evaluate import evaluate
     from blockvid.geometry import Geometry
-    from blockvid.pipeline import Clip, Pipeline, Settings, State
+    from blockvid.pipeline import Clip, Pipeline, Settings
     from blockvid.storyboard import Chunk, Shot, Storyboard
 
 _HOMES = {
@@ -33,10 +34,10 @@ _HOMES = {
     "Settings": "pipeline",
     "Shot": "storyboard",
     "SinkWindow": "attention.policies",
-    "State": "pipeline",
     "Storage": "attention.storage",
     "Storyboard": "storyboard",
     "Window": "attention.policies",
+    "evaluate": "evaluation.evaluate",
 }
 
 __all__ = [
@@ -51,10 +52,10 @@ __all__ = [
     "Settings",
     "Shot",
     "SinkWindow",
-    "State",
     "Storage",
     "Storyboard",
     "Window",
+    "evaluate",
 ]
 
 
