@@ -222,7 +222,8 @@ def _row(comparison: Comparison, runs: Mapping[str, Results], d: Difference, axi
     ends = [100 * value(x) / scale for x in (d.difference.value, d.difference.low, d.difference.high)]
     chart = interval_cell(Estimated(ends[0], ends[1], ends[2], np.zeros(0)), axis, d.key, _share, axis.ticks())
     moving = dynamic(first, tier(d.key))
-    infinite = [percent(value(x)) for x in (d.infinite_share_a, d.infinite_share_b) if value(x) > 0]
+    shares = [value(x) for x in (d.infinite_share_a, d.infinite_share_b)]
+    infinite = [percent(x, decimals([100 * x], 1)) for x in shares] if any(x > 0 for x in shares) else []
     return element(
         "tr",
         {"title": hint, "class": "sure" if significant(d, LEVEL) else None},

@@ -196,7 +196,11 @@ def _dynamic_cell(results: Results, moving: MetricRecord | None) -> Html:
 
 def _counts(record: SummaryRecord) -> Html:
     share = value(record.infinite_share)
-    infinite = element("small", {"class": "loud"}, f"{percent(share)} infinite") if share > 0 else Html("")
+    infinite = (
+        element("small", {"class": "loud"}, f"{percent(share, decimals([100 * share], 1))} infinite")
+        if share > 0
+        else Html("")
+    )
     missing = element("small", None, f"{record.missing} missing") if record.missing else Html("")
     known = record.videos - record.missing
     return element("td", {"class": "number", "data-label": "videos"}, f"{known} of {record.videos}", missing, infinite)
