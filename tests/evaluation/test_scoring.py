@@ -128,6 +128,10 @@ def test_similarity_is_of_frames_at_that_distance_and_of_no_others():
     found = dict(zip(LAGS, lags(vectors, seconds), strict=True))
     assert found[1.0] == pytest.approx((1 / math.sqrt(2) + 0) / 2), "frames 1 and 3, 2 and 4"
     assert math.isnan(found[0.5])
+    before = np.eye(4)
+    before[2] = before[0]
+    rounded = dict(zip(LAGS, lags(before, np.array([0.0, 0.4, 0.999, 1.4])), strict=True))
+    assert rounded[1.0] == (1 + 0) / 2, "0.999 s is nearer to 1 s than 1.4 s is"
     assert all(math.isnan(number) for number in lags(np.zeros((9, 3)), np.arange(9) / 4)), "0 has no direction"
     assert all(math.isnan(number) for number in lags(np.ones((1, 3)), np.zeros(1)))
 
