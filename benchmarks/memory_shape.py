@@ -58,6 +58,7 @@ STORAGES = {
     "device, int8": Storage(precision="int8"),
     "host": Storage("host"),
     "host, int8": Storage("host", "int8"),
+    "host, int8, not ahead": Storage("host", "int8", ahead=0),
 }
 MEASURED = (
     ("Window(2)", "device"),
