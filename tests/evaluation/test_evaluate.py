@@ -373,7 +373,7 @@ def test_what_makes_no_sense_is_refused():
         with pytest.raises(InputError, match="is less than 1; use 1 or more"):
             of(**wrong)
     with pytest.raises(InputError, match="profile 'vbench' is unknown"):
-        evaluate(VIDEOS, "vbench")
+        evaluate(VIDEOS, "vbench", "core")
     with pytest.raises(InputError, match="tier 'heavy' is unknown"):
         evaluate(VIDEOS, tier="heavy")  # type: ignore[arg-type]
 
@@ -381,7 +381,8 @@ def test_what_makes_no_sense_is_refused():
 def test_the_short_form_is_the_long_one(tmp_path: Path):
     videos = {"x": (ramp(20, 48, 48), 8.0)}
     long = Evaluation(Release(5))(videos)
-    assert evaluate(videos, segments=5).videos == evaluate(videos, Release(5), cache=tmp_path).videos == long.videos
+    named, given = evaluate(videos, tier="core", segments=5), evaluate(videos, Release(5), "core", cache=tmp_path)
+    assert named.videos == given.videos == long.videos
     assert not [score for score in long.videos[0].scores.values() if isinstance(score, float) and math.isnan(score)]
 
 

@@ -174,7 +174,7 @@ class Evaluation:
 def evaluate(
     videos: Videos,
     profile: str | Profile = "release",
-    tier: Tier = "core",
+    tier: Tier = "light",
     segments: int = 10,
     cache: str | Path | None = None,
     workers: int = 1,

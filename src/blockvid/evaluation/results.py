@@ -308,12 +308,16 @@ def csv_text(results: Results) -> str:
 
 
 def drifts(video: VideoRecord) -> dict[str, float]:
-    """Its numbers of drift, named as in `Results.summary`."""
+    """Its numbers of drift, named as in `Results.summary`.
+
+    The robust total of a reference that is next to 0 (a first half without motion, say) is a quotient by eps: infinite.
+    """
     found: dict[str, float] = {}
     for key, drift in video.drift.items():
         found[key] = value(drift.vde)
         found[f"{key}/weight"] = value(drift.per_weight)
-        found[f"{key}/robust"] = value(drift.robust.total)
+        small = "reference is small" in drift.robust.flags and value(drift.robust.total) > 0
+        found[f"{key}/robust"] = math.inf if small else value(drift.robust.total)
     return found
 
 
