@@ -146,24 +146,67 @@ class Recalling:
             for index, _ in reversed(recall):
                 after -= frames[index]
                 span = slice(starts[index], stops[index])
-                moved = positions[span] + torch.tensor([after - first[index], 0, 0])
+                moved = positions[span] + torch.tensor([after - first[index], 0, 0], device=positions.device)
                 seen.append((span, None if after == first[index] else rope.phases(moved)))
             self.chunks.append((slice(starts[chunk], stops[chunk]), seen[::-1]))
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # noqa: ARG002
-        rotated_q, rotated_k = self.rope.rotate(q, self.phases), self.rope.rotate(k, self.phases)
+        rotated = self.rope.rotate(k, self.phases)
+        return self.read(self.rope.rotate(q, self.phases), (rotated, v), (k, rotated, v))
+
+    def read(
+        self, q: Float[Tensor, "b s heads d"], own: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor, Tensor]
+    ) -> Float[Tensor, "b s heads d"]:
+        """Each chunk over what it recalls of `past` (keys, the same rotated, values) and its `own` keys and values.
+
+        `q` and the own keys are rotated. The two are apart because the past may be another version of the same chunks.
+        """
+        keys, rotated, values = past
         made = []
-        for own, seen in self.chunks:
-            keys = [
-                rotated_k[:, span] if moved is None else self.rope.rotate(k[:, span], moved) for span, moved in seen
-            ]
-            values = [v[:, span] for span, _ in seen]
-            made.append(
-                attention(
-                    rotated_q[:, own], torch.cat((*keys, rotated_k[:, own]), 1), torch.cat((*values, v[:, own]), 1)
-                )
-            )
+        for span, recalled in self.chunks:
+            k = [rotated[:, at] if moved is None else self.rope.rotate(keys[:, at], moved) for at, moved in recalled]
+            v = [values[:, at] for at, _ in recalled]
+            made.append(attention(q[:, span], torch.cat((*k, own[0][:, span]), 1), torch.cat((*v, own[1][:, span]), 1)))
         return torch.cat(made, dim=1)
+
+
+class CleanThenNoisy:
+    """Teacher forcing: clean chunks, then noisy ones at the same positions, in one forward (Self Forcing; BD3-LM).
+
+    A clean chunk sees itself and the clean ones that `plan` gives it; a noisy one itself and the same clean ones. The
+    noisy half is what `Cached` gives over memories of the clean chunks. With the plan of a window it is `Masked` with
+    `masks.teacher_forcing`.
+    """
+
+    def __init__(
+        self, rope: Rope, positions: Int[Tensor, "s 3"], chunk_tokens: tuple[int, ...], plan: Sequence[Recall]
+    ) -> None:
+        self.rope, self.recalling = rope, Recalling(rope, positions, chunk_tokens, plan)
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # noqa: ARG002
+        phases = self.recalling.phases
+        clean_q, noisy_q = (self.rope.rotate(half, phases) for half in q.chunk(2, dim=1))
+        clean_k, noisy_k = k.chunk(2, dim=1)
+        clean_v, noisy_v = v.chunk(2, dim=1)
+        rotated = self.rope.rotate(clean_k, phases)
+        past = (clean_k, rotated, clean_v)
+        clean = self.recalling.read(clean_q, (rotated, clean_v), past)
+        noisy = self.recalling.read(noisy_q, (self.rope.rotate(noisy_k, phases), noisy_v), past)
+        return torch.cat((clean, noisy), dim=1)
+
+
+class Rowwise:
+    """Rows of a batch with visibilities of their own; those that share one are attended together."""
+
+    def __init__(self, groups: Sequence[tuple[Sequence[int], Attend]]) -> None:
+        self.groups = [(torch.tensor(rows), attend) for rows, attend in groups]
+        self.order = torch.argsort(torch.cat([rows for rows, _ in self.groups]))
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if len(self.order) != len(q):
+            raise ValueError(f"visibilities of {len(self.order)} rows do not fit a batch of {len(q)}")
+        made = [attend(layer, q[rows], k[rows], v[rows]) for rows, attend in self.groups]
+        return torch.cat(made)[self.order]
 
 
 class Cached:

@@ -16,3 +16,14 @@ def block_causal(ids: Int[Tensor, " s"], window: int | None = None) -> Bool[Tens
     """Row sees column iff the column's chunk is the row's or one of the `window` before it (None: any before)."""
     gap = ids[:, None] - ids[None, :]
     return (gap >= 0) if window is None else (gap >= 0) & (gap <= window)
+
+
+def teacher_forcing(ids: Int[Tensor, " s"], window: int | None = None) -> Bool[Tensor, "s2 s2"]:
+    """Of clean tokens followed by noisy ones of the same chunks; s2 = 2 s.
+
+    Clean rows see clean columns as in `block_causal`; noisy rows their own chunk's noisy columns, and the clean ones of
+    the `window` chunks before it.
+    """
+    clean = block_causal(ids, window)
+    own = ids[:, None] == ids[None, :]
+    return torch.cat((torch.cat((clean, torch.zeros_like(own)), 1), torch.cat((clean & ~own, own), 1)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,7 @@ class Batch:
     """How much an error counts; ones where nothing is special."""
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where batches come from."""
 
@@ -52,6 +53,7 @@ class Losses:
     """Further scalars to record, detached."""
 
 
+@runtime_checkable
 class Objective(Protocol):
     """What a training step minimises. A loss under one name leaves no gradient in any other network."""
 

@@ -1,0 +1,122 @@
+"""Flow matching: the plain objective, and what the others build on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from blockvid.errors import InputError
+from blockvid.flow import velocity
+from blockvid.model.dit import BlockDiT, TextContext
+from blockvid.training.batch import Batch, Losses
+from blockvid.training.densities import Density, PrefixOrScattered, check_share
+from blockvid.training.objectives.visibility import Causal, Example, Visibility
+
+
+@dataclass(frozen=True)
+class FlowMatching:
+    """|f(x_sigma, sigma) - (eps - x0)|^2 over the target chunks (Eqs. 2-4; "Naive" of Table 6).
+
+    A chunk reads no prompt with probability `text_dropout`, as guidance asks for, and sees nothing before it with
+    probability `context_dropout`. The defaults are how the shipped base model was trained.
+    """
+
+    density: Density = PrefixOrScattered()
+    visibility: Visibility = Causal()
+    shift: float = 8.0
+    text_dropout: float = 0.1
+    context_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_share("text_dropout", self.text_dropout)
+        check_share("context_dropout", self.context_dropout)
+
+    def networks(self, base: BlockDiT) -> dict[str, nn.Module]:  # noqa: ARG002
+        return {}
+
+    def __call__(
+        self,
+        networks: Mapping[str, nn.Module],
+        batch: Batch,
+        empty: TextContext,
+        step: int,  # noqa: ARG002
+        generator: torch.Generator,
+    ) -> Losses:
+        example = self.example(batch, empty, generator)
+        predicted = self.predict(networks, example, generator)
+        loss = mean_over_targets(squared(predicted, velocity(example.x0, example.eps)), example, batch.weight)
+        return Losses({"model": loss}, {})
+
+    def example(
+        self,
+        batch: Batch,
+        empty: TextContext,
+        generator: torch.Generator,
+        context: Float[Tensor, "b c f h w"] | None = None,
+    ) -> Example:
+        """The batch with its noise; `context` is what chunks are where they are context, instead of themselves."""
+        x0, shape = batch.latents, (len(batch.latents), len(batch.frames))
+        sigma, target = self.density(shape, self.shift, generator)
+        eps = torch.randn(x0.shape, generator=generator)
+        unread = torch.rand(shape, generator=generator) < self.text_dropout
+        alone = torch.zeros(shape, dtype=torch.bool)
+        if self.context_dropout:  # without it, runs stay what they were
+            alone = torch.rand(shape, generator=generator) < self.context_dropout
+        return Example(
+            x0=x0,
+            context=x0 if context is None else context,
+            eps=eps.to(x0.device),
+            sigma=sigma.to(x0.device),
+            target=target.to(x0.device),
+            alone=alone,
+            text=without(batch.text, empty, unread.to(x0.device)),
+            pooled=batch.pooled,
+        )
+
+    def predict(
+        self, networks: Mapping[str, nn.Module], example: Example, generator: torch.Generator
+    ) -> Float[Tensor, "b c f h w"]:
+        """The velocity that the student predicts."""
+        # A cast: whatever shards or compiles a model has its attributes, but need not be of its class.
+        return self.visibility(cast(BlockDiT, networks["model"]), example, generator)
+
+
+def squared(predicted: Float[Tensor, "b c f h w"], wanted: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b c f h w"]:
+    """Squared errors, in float32."""
+    return (predicted.float() - wanted).square()
+
+
+def mean_over_targets(
+    error: Float[Tensor, "b c f h w"], example: Example, weight: Float[Tensor, "b 1 f h w"]
+) -> Float[Tensor, ""]:
+    """Mean of `error` weighted by `weight`, without the chunks that are context; 0 if all are."""
+    counted = example.per_frame(example.target)[:, None, :, None, None] * weight
+    return (error * counted).sum() / (counted.sum() * error.shape[1]).clamp(min=1)
+
+
+def without(text: TextContext, empty: TextContext, drop: Bool[Tensor, "b n"]) -> TextContext:
+    """`text`, with the embedding of no prompt where `drop`; both padded to the longer. Masked slots are never read.
+
+    Raises InputError if they differ in length and either has no mask, for padding would then be read.
+    """
+    slots = max(text.tokens.shape[2], empty.tokens.shape[2])
+    text, empty = padded(text, slots), padded(empty, slots)
+    tokens = torch.where(drop[..., None, None], empty.tokens, text.tokens)
+    mask = None if text.mask is None or empty.mask is None else torch.where(drop[..., None], empty.mask, text.mask)
+    return TextContext(tokens, text.frames, mask)
+
+
+def padded(text: TextContext, slots: int) -> TextContext:
+    """The same text in `slots` slots a chunk."""
+    missing = slots - text.tokens.shape[2]
+    if not missing:
+        return text
+    if text.mask is None:
+        raise InputError(f"prompts of {slots - missing} and {slots} slots without a mask; pad them alike or give masks")
+    return TextContext(F.pad(text.tokens, (0, 0, 0, missing)), text.frames, F.pad(text.mask, (0, missing)))

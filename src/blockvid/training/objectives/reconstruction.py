@@ -1,0 +1,54 @@
+"""Autoencoding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from blockvid.model.storybook_vae import StorybookVAE
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Autoencoding: absolute error of pixels and of their differences, through latents disturbed by `noise`.
+
+    Noise on normalised latents makes the code smooth and robust to a denoiser's small errors. The latent statistics
+    that normalise are running estimates, updated here.
+    """
+
+    noise: float = 0.15
+    edges: float = 1.0
+    squares: float = 2.0
+    momentum: float = 0.05
+
+    def __call__(
+        self,
+        model: StorybookVAE,
+        frames: Float[Tensor, "b 3 t h w"],
+        weight: Float[Tensor, "b 1 t h w"],
+        generator: torch.Generator,
+    ) -> dict[str, Tensor]:
+        """Losses of one batch of clips of 1 + 4k frames in [-1, 1]; `weight` is larger where detail matters."""
+        latents, _ = model.encode(frames)
+        self._track(model, latents.detach().float())
+        decoded, _ = model.decode(latents + self.noise * torch.randn(latents.shape, generator=generator))
+        error = decoded.float() - frames
+        scale = weight / weight.mean()
+        pixels, squares = (error.abs() * scale).mean(), (error.square() * scale).mean()
+        edges = (error.diff(dim=-1).abs() * scale[..., 1:]).mean() + (
+            error.diff(dim=-2).abs() * scale[..., 1:, :]
+        ).mean()
+        return {
+            "loss": pixels + self.edges * edges + self.squares * squares,
+            "psnr": -10 * (error.square().mean() / 4).log10(),
+        }
+
+    def _track(self, model: StorybookVAE, latents: Tensor) -> None:
+        mean = latents.mean(dim=(0, 2, 3, 4)) * model.latents_std + model.latents_mean
+        std = latents.std(dim=(0, 2, 3, 4)) * model.latents_std
+        # Replaced, not changed in place: the backward pass of this step still needs the old ones.
+        model.latents_mean = torch.lerp(model.latents_mean, mean, self.momentum)
+        model.latents_std = torch.lerp(model.latents_std, std.clamp(min=1e-4), self.momentum)
