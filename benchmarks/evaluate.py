@@ -4,7 +4,7 @@
 
 Writes a table, section by section. Every measurement runs in a process of its own; what is compared takes turns. About
 half an hour on two cores, 5 GB of memory for the clips that are held whole, and 2 GB of disk for random weights of the
-tier vbench. `--seconds 2 --memory-seconds 4 --tiers core --rounds 1` shows in about a minute that it runs.
+tier vbench. `--seconds 2 --memory-seconds 4 --tiers core --rounds 1` shows in a minute or two that it runs.
 """
 
 from __future__ import annotations
@@ -161,8 +161,8 @@ class Benchmark:
         yield from where_report("vbench", alone(where, clip, "vbench", self.threads, folder), self.vbench_frames / FPS)
         yield (
             f"\nRandom weights of the published networks' shapes: the cost only, no score of which means anything. "
-            f"Extrapolated from {self.vbench_frames} frames to a second of video, so that what a video costs once (hash, "
-            "files, scores) weighs more than it would in a longer one. AMT, which needs a checkout, is left out."
+            f"Extrapolated from {self.vbench_frames} frames to a second of video, so that what a video costs once "
+            "(hash, files, scores) weighs more than it would in a longer one. AMT, which needs a checkout, is left out."
         )
 
 
