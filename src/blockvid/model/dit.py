@@ -239,22 +239,46 @@ class BlockDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
         fps: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c f h w"]:
         """Velocity at `timestep` = 1000 sigma per latent frame; `fps` is SkyReels' index (0: 16 fps, 1: other)."""
-        x = self.patch_embedding(latents)
-        height, width = x.shape[-2:]
-        x = rearrange(x, "b d f h w -> b f (h w) d").contiguous()
-        e, e0 = self.condition_embedder.time(timestep, x.dtype)
-        if fps is not None and self.config["inject_sample_info"]:
-            e0 = e0 + self.fps_projection(self.fps_embedding(fps)).unflatten(-1, (6, -1))[:, None]
-        text = TextContext(self.condition_embedder.text_embedder(text.tokens), text.frames, text.mask)
-        for layer, block in enumerate(self.blocks):
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = self._gradient_checkpointing_func(block, x, e0, text, layer, attend)  # pyright: ignore[reportOptionalCall]
-            else:
-                x = block(x, e0, text, layer, attend)
+        x, e, e0, text = self._embedded(latents, timestep, text, fps)
+        for layer in range(len(self.blocks)):
+            x = self._deeper(layer, x, e0, text, attend)
         shift, scale = (self.scale_shift_table.float() + e.float()[:, :, None]).split(1, dim=2)
         x = self.proj_out((self.norm_out(x) * (1 + scale) + shift).type_as(x))
         _, ph, pw = self.config["patch_size"]
-        return rearrange(x, "b f (h w) (ph pw c) -> b c f (h ph) (w pw)", h=height, w=width, ph=ph, pw=pw)
+        return rearrange(x, "b f (h w) (ph pw c) -> b c f (h ph) (w pw)", h=latents.shape[-2] // ph, ph=ph, pw=pw)
+
+    def features(
+        self,
+        latents: Float[Tensor, "b c f h w"],
+        timestep: Float[Tensor, "b f"],
+        text: TextContext,
+        attend: Attend,
+        layers: Sequence[int],
+    ) -> list[Float[Tensor, "b f n d"]]:
+        """Tokens after the blocks of index `layers`, ascending; blocks after the last of them do not run."""
+        x, _, e0, text = self._embedded(latents, timestep, text, None)
+        kept = []
+        for layer in range(max(layers) + 1):
+            x = self._deeper(layer, x, e0, text, attend)
+            if layer in layers:
+                kept.append(x)
+        return kept
+
+    def _embedded(
+        self, latents: Tensor, timestep: Tensor, text: TextContext, fps: Tensor | None
+    ) -> tuple[Float[Tensor, "b f n d"], Float[Tensor, "b f d"], Float[Tensor, "b f six d"], TextContext]:
+        """What the blocks start from: tokens, the time embedding, its projection, and text of the model's width."""
+        x = rearrange(self.patch_embedding(latents), "b d f h w -> b f (h w) d").contiguous()
+        e, e0 = self.condition_embedder.time(timestep, x.dtype)
+        if fps is not None and self.config["inject_sample_info"]:
+            e0 = e0 + self.fps_projection(self.fps_embedding(fps)).unflatten(-1, (6, -1))[:, None]
+        return x, e, e0, TextContext(self.condition_embedder.text_embedder(text.tokens), text.frames, text.mask)
+
+    def _deeper(self, layer: int, x: Tensor, e0: Tensor, text: TextContext, attend: Attend) -> Tensor:
+        block = self.blocks[layer]
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(block, x, e0, text, layer, attend)  # pyright: ignore[reportOptionalCall]
+        return block(x, e0, text, layer, attend)
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator | None = None) -> None:
