@@ -1,0 +1,61 @@
+"""A trained transformer as a folder that `from_pretrained` and `blockvid generate` read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from blockvid.model.dit import BlockDiT
+from blockvid.training.checkpoint import network_tensors
+from blockvid.training.lora import has_lora
+from blockvid.training.sharding import World, whole
+
+
+def export(network: nn.Module, folder: Path, world: World, base: Path | None = None) -> None:
+    """Writes the network's present weights, gathered from all ranks, to `folder`/transformer; all ranks must call.
+
+    Adapters are merged into the weights. The rest of the model folder `base` (autoencoder, text encoder, card) is
+    linked to, or copied onto another disk, unless `folder` has it.
+    """
+    assert isinstance(network, BlockDiT)
+    tensors = {name: whole(tensor) for name, tensor in network_tensors("", network).items()}
+    if world.rank == 0:
+        with torch.device("meta"):
+            made = BlockDiT(**{k: v for k, v in network.config.items() if not k.startswith("_")})
+            if has_lora(network):
+                made.add_adapter(network.peft_config["default"])
+        made.load_state_dict({name: tensor.cpu() for name, tensor in tensors.items()}, assign=True)
+        if has_lora(network):
+            made.fuse_lora()
+            made.unload_lora()
+        fresh, final = folder / "transformer.new", folder / "transformer"
+        made.save_pretrained(fresh)
+        shutil.rmtree(final, ignore_errors=True)
+        fresh.rename(final)
+        if base is not None:
+            _complete(folder, base)
+    world.agree(None)
+
+
+def _complete(folder: Path, base: Path) -> None:
+    for part in base.iterdir():
+        there = folder / part.name
+        if part.name.startswith("transformer") or there.exists():
+            continue
+        if part.is_dir():
+            shutil.copytree(part, there, copy_function=_link)
+        else:
+            _link(str(part), str(there))
+
+
+def _link(source: str, there: str) -> None:
+    """A hard link to what a symbolic link means, or a copy where disks differ."""
+    real = Path(source).resolve()
+    try:
+        os.link(real, there)
+    except OSError:
+        shutil.copy2(real, there)
