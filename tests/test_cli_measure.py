@@ -181,7 +181,7 @@ def test_weights_are_listed_and_verified(run: Run, tmp_path: Path) -> None:
 
 def test_stopped_goes_on(videos: Path, tmp_path: Path) -> None:
     """Ctrl-C in the middle of a video: what was seen is kept, and the end is as if nothing had happened."""
-    write_video(videos / "long.mp4", np.tile(moving(50), (40, 1, 1, 1)), 8)
+    write_video(videos / "long.mp4", np.tile(moving(50), (12, 1, 1, 1)), 8)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
     interruptible = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
     command = [*PROGRAM, "eval", str(videos / "long.mp4"), "--tier", "core", "-o", str(tmp_path / "run")]

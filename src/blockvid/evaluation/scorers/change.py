@@ -54,7 +54,7 @@ class Change:
     @property
     def identity(self) -> str:
         """Its definition above, and OpenCV's version, which computes the flow."""
-        return f"change 1 {SHORT} {BINS} {CELLS[0]}x{CELLS[1]} opencv {opencv().__version__}"
+        return f"change 2 {SHORT} {BINS} {CELLS[0]}x{CELLS[1]} opencv {opencv().__version__}"
 
     def open(self, footage: Footage, device: torch.device) -> Reader:  # noqa: ARG002
         """Works on the CPU, whatever the device."""
@@ -110,7 +110,9 @@ def _structure(before: Picture, picture: Picture) -> float:
     flat = a.min() == a.max(), b.min() == b.max()
     if any(flat):  # there is no correlation: one colour is like another, and unlike a picture
         return float(not all(flat))
-    return 1 - float(cv2.matchTemplate(a, b, cv2.TM_CCOEFF_NORMED).item())
+    (mean_a, spread_a), (mean_b, spread_b) = ((m.item(), d.item()) for m, d in map(cv2.meanStdDev, (a, b)))
+    together = float(np.dot(a.ravel().astype(np.float32), b.ravel().astype(np.float32))) / a.size
+    return 1 - (together - mean_a * mean_b) / (spread_a * spread_b)
 
 
 def still(series: Series, span: range) -> Bool[np.ndarray, " pairs"]:

@@ -162,6 +162,10 @@ class Clip:
         return Reader(read)
 
 
+FEW = 2
+"""Pictures at a time on a CPU: the activations of more leave its caches, at up to twice the time for equal features."""
+
+
 @dataclass(frozen=True)
 class EfficientNet:
     """Means of EfficientNet-Lite0's features of the whole frame, its short side at 224.
@@ -189,7 +193,10 @@ class EfficientNet:
 
         def features(frames: Sequence[Frame]) -> Float[Tensor, "b 1280 y x"]:
             pictures = torch.stack([EFFICIENTNET_PICTURE(pixels) for pixels in frames]).to(device)
-            return network(pictures.contiguous(memory_format=torch.channels_last))  # a tenth faster on the CPU
+            pieces = pictures.contiguous(memory_format=torch.channels_last).split(
+                FEW if device.type == "cpu" else len(frames)
+            )
+            return torch.cat([network(piece) for piece in pieces])
 
         return features
 
