@@ -1,0 +1,69 @@
+"""The storybook's encoded takes as a training source, beside shards of real videos."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from blockvid.data.sampler import Rank
+from blockvid.data.sources import MakeBatch
+from blockvid.errors import InputError
+from blockvid.geometry import Geometry
+from blockvid.model.dit import TextContext
+from blockvid.model.text import MiniLMText, masked_mean
+from blockvid.storybook.corpus import TAKE_SECONDS, Shards
+
+B = TypeVar("B")
+TENSORS = ("latents", "coverage", "tokens", "mask")
+"""What `Shards.read` must have read."""
+
+
+class TakeSource(Generic[B]):
+    """Windows of consecutive chunks from encoded takes; one starting chunk for the whole batch of all ranks."""
+
+    def __init__(
+        self,
+        takes: Shards,
+        geometry: Geometry,
+        chunks: int,
+        batch: int,
+        make: MakeBatch[B],
+        subject: float = 0.0,
+        rank: Rank | None = None,
+    ) -> None:
+        """Windows of `chunks`; `batch` is that of all ranks together; an error counts 1 + `subject` on the subject.
+
+        Raises InputError if takes are shorter than a window, or the batch does not divide over the ranks.
+        """
+        self.takes, self.geometry, self.chunks, self.batch_size, self.make = takes, geometry, chunks, batch, make
+        self.subject, self.rank = subject, rank or Rank()
+        self.per_take = round(TAKE_SECONDS / geometry.chunk_seconds)
+        if not 1 <= chunks <= self.per_take:
+            raise InputError(f"takes have {self.per_take} chunks, not {chunks}; use windows of 1 to {self.per_take}")
+        if batch % self.rank.count or batch > len(takes):
+            raise InputError(
+                f"a batch of {batch} is not dealt from {len(takes)} takes to {self.rank.count} ranks; use a multiple "
+                f"of {self.rank.count} up to {len(takes)}"
+            )
+
+    def batch(self, step: int) -> B:
+        """A pure function of the step. Windows that open a take carry its image latent: a longer first chunk."""
+        rows = self.takes.rows(step, self.batch_size)[self.rank.index :: self.rank.count]
+        size = self.geometry.chunk_frames
+        first = int(np.random.default_rng(step).integers(self.per_take - self.chunks + 1))
+        frames = (size + (first == 0), *[size] * (self.chunks - 1))
+        start = first * size + (first > 0)
+        span, chunks = slice(start, start + sum(frames)), slice(first, first + self.chunks)
+        tensors = self.takes.tensors
+        tokens, mask = tensors["tokens"][rows, chunks].float(), tensors["mask"][rows, chunks]
+        pooled = masked_mean(tokens.flatten(0, 1), mask.flatten(0, 1)).unflatten(0, mask.shape[:2])
+        weight = 1 + self.subject * tensors["coverage"][rows, None, span].float()
+        latents = tensors["latents"][rows, :, span].float()
+        return self.make(latents, frames, TextContext(tokens, frames, mask), pooled, weight)
+
+    @property
+    def empty(self) -> TextContext:
+        """The embedding of no prompt: one row, one chunk. Loads the text encoder: ask once."""
+        null = MiniLMText()([""])
+        return TextContext(null.tokens[:, None], (1,), null.mask[:, None])
