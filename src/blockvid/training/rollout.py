@@ -1,0 +1,202 @@
+"""Few-step generation that can be learned from: chunk after chunk with the cache of generation, differentiable at the
+end of each (Self Forcing, arXiv 2506.08009, Algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from blockvid.attention.attend import Attend, Cached, Recording, Rowwise
+from blockvid.attention.cache import ChunkMemory, KVCache, MemoryWriter, Placement
+from blockvid.attention.policies import KeyValuePolicy, Recall, Window, recalls, similarity
+from blockvid.attention.rope import Rope, grid_positions
+from blockvid.attention.salience import Salience
+from blockvid.errors import InputError
+from blockvid.flow import TIMESTEPS, noised, shift_sigma
+from blockvid.model.dit import BlockDiT, TextContext
+from blockvid.sampling.denoiser import VelocityDenoiser
+from blockvid.training.batch import Batch
+
+Exits = Literal["shared", "independent"]
+"""At which step chunks end. shared: all chunks of a roll-out at the same random one; independent: each at its own."""
+
+
+@dataclass(frozen=True)
+class Rolled:
+    """What a roll-out made."""
+
+    latents: Float[Tensor, "b c f h w"]
+    """Of the generated chunks; only those of the last `gradient_chunks` require a gradient."""
+    forwards: int
+    """How often the model ran: (exit + 1) + 1 for a generated chunk, 1 for a given one."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Each chunk descends the few levels up to its exit: predict x0, noise it anew to the next level, and so on.
+
+    The prediction at the exit is the chunk, and the only one with a gradient; a clean pass at sigma = 0, without one,
+    then writes its keys and values, as generation does. So no gradient crosses chunks, and only the last
+    `gradient_chunks` chunks have any: memory is that of so many forwards, or of their inputs with `checkpointed`.
+
+    Every row of a batch recalls by its own prompts and keeps its own tokens, as if it were alone.
+    Raises InputError unless `timesteps` fall strictly within (0, 1000].
+    """
+
+    timesteps: tuple[float, ...] = (1000, 750, 500, 250)
+    """Before the shift; at 5 they become 1000, 937.5, 833.3 and 625."""
+    shift: float = 5.0
+    policy: KeyValuePolicy = field(default_factory=Window)
+    placement: Placement = "compact"
+    exits: Exits = "shared"
+    gradient_chunks: int = 4
+    checkpointed: bool = False
+    """Recompute the forward of the exit step in the backward pass instead of keeping its activations."""
+
+    def __post_init__(self) -> None:
+        falling = all(a > b for a, b in pairwise((*self.timesteps, 0.0)))
+        if not (self.timesteps and falling and self.timesteps[0] <= TIMESTEPS):
+            raise InputError(f"timesteps {self.timesteps} do not fall within (0, 1000]; use (1000, 750, 500, 250)")
+        if self.exits not in get_args(Exits):
+            raise InputError(f"exits {self.exits!r} is unknown; use {', '.join(get_args(Exits))}")
+        if self.gradient_chunks < 1:
+            raise InputError(f"{self.gradient_chunks} chunks with a gradient teach nothing; use 1 or more")
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Sigma of every step."""
+        return tuple(shift_sigma(t / TIMESTEPS, self.shift) for t in self.timesteps)
+
+    def draw_exits(self, chunks: int, generator: torch.Generator) -> tuple[int, ...]:
+        """The step at which each chunk ends, uniform."""
+        drawn = torch.randint(len(self.timesteps), (chunks,), generator=generator).tolist()
+        return tuple(drawn[:1] * chunks if self.exits == "shared" else drawn)
+
+    def __call__(
+        self, model: BlockDiT, batch: Batch, exits: Sequence[int], noise: Sequence[Tensor], generator: torch.Generator
+    ) -> Rolled:
+        """Generate the last len(exits) chunks of the batch after its other ones, which are given to the cache clean.
+
+        `noise[i]` (b c f h w, f frames of the generated chunks) is what step i starts from or is noised with anew; as
+        many as the largest exit needs. `generator` draws the probes of a policy that thins. There is no gradient at all
+        where none is enabled.
+        """
+        given, starts = len(batch.frames) - len(exits), (0, *accumulate(batch.frames))
+        memories = self._memories(model, batch)
+        made, forwards = [], 0
+        for c, frames in enumerate(batch.frames):
+            chunk = _Chunk(c, starts[c], frames, _positions(model, batch, frames))
+            seen = memories.recall(chunk)
+            see = _View(model, _text_of(batch.text, c), memories.together(seen))
+            x = batch.latents[:, :, starts[c] : starts[c + 1]]
+            if c >= given:
+                span = slice(starts[c] - starts[given], starts[c + 1] - starts[given])
+                learned = torch.is_grad_enabled() and c >= len(batch.frames) - self.gradient_chunks
+                x = self._denoised(see, [eps[:, :, span].to(x) for eps in noise[: exits[c - given] + 1]], learned)
+                made.append(x)
+                forwards += exits[c - given] + 1
+            writers = memories.writers(chunk, generator)
+            recording = memories.together([Recording(*pair) for pair in zip(seen, writers, strict=True)])
+            with torch.no_grad():
+                replace(see, attend=recording)(x.detach(), 0.0)
+            memories.append(writers)
+            forwards += 1
+        return Rolled(torch.cat(made, dim=2), forwards)
+
+    def _memories(self, model: BlockDiT, batch: Batch) -> _Memories:
+        """A cache for each group of rows that recall and keep the same."""
+        plans = [recalls(self.policy, similarity(prompts)) for prompts in batch.pooled.cpu()]
+        groups: dict[tuple[Recall, ...] | int, list[int]] = {}
+        for row, plan in enumerate(plans):
+            groups.setdefault(plan if self.policy.salience is None else row, []).append(row)
+        device, dtype = batch.latents.device, model.dtype
+        caches = [
+            (rows, KVCache(plans[rows[0]], model.rope, device, dtype, self.placement)) for rows in groups.values()
+        ]
+        return _Memories(caches, model.rope, self.policy.salience)
+
+    def _denoised(self, see: _View, noise: Sequence[Float[Tensor, "b c f h w"]], learned: bool) -> Tensor:
+        """x0 at the last of as many levels as there is noise, with a gradient if it is to be learned from."""
+        x, levels = noise[0], self.levels[: len(noise)]
+        with torch.no_grad():
+            for sigma, lower, eps in zip(levels, levels[1:], noise[1:], strict=False):
+                x = noised(see(x, sigma), eps, _level(lower, x))
+        with torch.set_grad_enabled(learned):
+            if learned and self.checkpointed:
+                return checkpoint(see, x, levels[-1], use_reentrant=False, preserve_rng_state=False)
+            return see(x, levels[-1])
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    index: int
+    start: int
+    frames: int
+    positions: Int[Tensor, "s 3"]
+
+
+@dataclass(frozen=True)
+class _View:
+    """One chunk's network, text and context."""
+
+    model: BlockDiT
+    text: TextContext
+    attend: Attend
+
+    def __call__(self, x: Float[Tensor, "b c f h w"], sigma: float) -> Float[Tensor, "b c f h w"]:
+        return VelocityDenoiser(self.model)(x, _level(sigma, x), self.text, self.attend)
+
+
+@dataclass(frozen=True)
+class _Memories:
+    """What is remembered of the chunks so far: a cache for each group of rows."""
+
+    caches: list[tuple[list[int], KVCache]]
+    rope: Rope
+    salience: Salience | None
+
+    def recall(self, chunk: _Chunk) -> list[Cached]:
+        """What the chunk's tokens see in each group: what its rows recall, and themselves."""
+        return [Cached(self.rope, cache.recall(chunk.index, chunk.start), chunk.positions) for _, cache in self.caches]
+
+    def together(self, attends: Sequence[Attend]) -> Attend:
+        """One for each group, as one for all rows."""
+        if len(attends) == 1:
+            return attends[0]
+        return Rowwise([(rows, attend) for (rows, _), attend in zip(self.caches, attends, strict=True)])
+
+    def writers(self, chunk: _Chunk, generator: torch.Generator) -> list[MemoryWriter]:
+        """One for each group."""
+        empty = ChunkMemory(chunk.index, chunk.start, chunk.frames, chunk.positions, ())
+        return [MemoryWriter(empty, self.rope, generator, self.salience) for _ in self.caches]
+
+    def append(self, writers: Sequence[MemoryWriter]) -> None:
+        """Remember a finished chunk."""
+        for (_, cache), writer in zip(self.caches, writers, strict=True):
+            memory = writer.memory()
+            cache.dtype = memory.layers[0].keys.data.dtype  # of the pass: below the weights' under autocast
+            cache.append(memory)
+
+
+def _level(sigma: float, x: Tensor) -> Float[Tensor, "b f"]:
+    """One level for every frame, never below float32: bfloat16 cannot tell timestep 998 from 1000."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return torch.full((x.shape[0], x.shape[2]), sigma, dtype=dtype, device=x.device)
+
+
+def _positions(model: BlockDiT, batch: Batch, frames: int) -> Tensor:
+    _, ph, pw = model.config["patch_size"]
+    h, w = batch.latents.shape[-2:]
+    return grid_positions(frames, h // ph, w // pw).to(batch.latents.device)
+
+
+def _text_of(text: TextContext, chunk: int) -> TextContext:
+    mask = None if text.mask is None else text.mask[:, chunk : chunk + 1]
+    return TextContext(text.tokens[:, chunk : chunk + 1], text.frames[chunk : chunk + 1], mask)
