@@ -7,9 +7,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blockvid.attention.attend import Attend, BlockCausal, Cached, Full, Masked, Recording, _Explicit, attention
+from blockvid.attention.attend import (
+    Attend,
+    BlockCausal,
+    Cached,
+    CleanThenNoisy,
+    Full,
+    Masked,
+    Recording,
+    Rowwise,
+    _Explicit,
+    attention,
+)
 from blockvid.attention.cache import ChunkMemory, Context, MemoryWriter
-from blockvid.attention.masks import block_causal, chunk_ids
+from blockvid.attention.masks import block_causal, chunk_ids, teacher_forcing
+from blockvid.attention.policies import Full as Everything
+from blockvid.attention.policies import Window, recalls
 from blockvid.attention.rope import Rope, grid_positions
 
 ROPE = Rope(16)
@@ -86,6 +99,44 @@ def test_the_mask_in_plain_sight() -> None:
     assert block_causal(ids, 0).int().tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
 
 
+def test_the_mask_of_teacher_forcing_in_plain_sight() -> None:
+    ids = chunk_ids((2, 1, 1))
+    clean, none = block_causal(ids).int().tolist(), [0, 0, 0, 0]
+    noisy = [[0, 0, 0, 0, 1, 1, 0, 0]] * 2 + [[1, 1, 0, 0, 0, 0, 1, 0], [1, 1, 1, 0, 0, 0, 0, 1]]
+    assert teacher_forcing(ids).int().tolist() == [row + none for row in clean] + noisy
+    assert teacher_forcing(ids, 1).int().tolist()[-1] == [0, 0, 1, 0, 0, 0, 0, 1]
+    assert teacher_forcing(ids, 0).int().tolist()[-1] == [0, 0, 0, 0, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("window", [None, 0, 1, 2])
+@pytest.mark.parametrize("frames", [(2, 1, 3, 2), (4,), (1, 1, 1)], ids=str)
+def test_clean_then_noisy_is_the_mask(frames: tuple[int, ...], window: int | None) -> None:
+    """Also its gradients."""
+    positions, tokens = grid_positions(sum(frames), 2, 3), tuple(6 * count for count in frames)
+    plan = recalls(Everything() if window is None else Window(window), torch.eye(len(frames)))
+    mask = teacher_forcing(chunk_ids(tokens), window)
+    qkv = [x.requires_grad_() for x in random_qkv(2 * len(positions))]
+    upstream = torch.randn(qkv[0].shape, generator=torch.Generator().manual_seed(1))
+    masked = Masked(ROPE, positions.repeat(2, 1), mask)(0, *qkv)
+    actual = CleanThenNoisy(ROPE, positions, tokens, plan)(0, *qkv)
+    torch.testing.assert_close(actual, masked, rtol=0, atol=1e-5)
+    gradients = [torch.autograd.grad(y, qkv, upstream) for y in (actual, masked)]
+    for ours, reference in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=0, atol=1e-5)
+
+
+def test_rows_have_visibilities_of_their_own() -> None:
+    positions = grid_positions(2, 2, 3)
+    q, k, v = (torch.cat((x, x.flip(0)))[:3] for x in random_qkv(12))
+    full, causal = Full(ROPE, positions), BlockCausal(ROPE, positions, (6, 6))
+    made = Rowwise([((2, 0), causal), ((1,), full)])(0, q, k, v)
+    torch.testing.assert_close(made[[0, 2]], causal(0, q, k, v)[[0, 2]], rtol=0, atol=1e-6)
+    torch.testing.assert_close(made[1], full(0, q, k, v)[1], rtol=0, atol=1e-6)
+    assert (made - full(0, q, k, v))[[0, 2]].abs().max() > 1e-2
+    with pytest.raises(ValueError, match="visibilities of 3 rows do not fit a batch of 2"):
+        Rowwise([((2, 0), causal), ((1,), full)])(0, q[:2], k[:2], v[:2])
+
+
 def test_an_empty_context_is_bidirectional() -> None:
     positions = grid_positions(2, 2, 3)
     q, k, v = random_qkv(12)
@@ -115,5 +166,6 @@ def test_every_attend_is_one() -> None:
     positions = grid_positions(1, 2, 3)
     attend: list[Attend] = [Full(ROPE, positions), Cached(ROPE, nothing(), positions)]
     attend += [Masked(ROPE, positions, torch.ones(6, 6).bool()), BlockCausal(ROPE, positions, (6,))]
+    attend += [CleanThenNoisy(ROPE, positions, (6,), [()]), Rowwise([((0,), attend[0])])]
     writer = MemoryWriter(ChunkMemory(0, 0, 1, positions, ()), ROPE, torch.Generator())
     assert all(isinstance(one, Attend) for one in [*attend, Recording(attend[0], writer)])

@@ -98,6 +98,37 @@ def test_a_schedule_for_no_sample_is_no_schedule() -> None:
     assert all(torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("objective", "loss", "gradient", "after"),
+    [
+        (DiffusionForcing(), 2.615825653, 0.0444267765, 0.4570120573),
+        (DiffusionForcing(older=0.5, window=0), 2.612518787, 0.0463982932, 0.9935811162),
+        (
+            DiffusionForcing(schedule=ChunkSchedule("cosine"), older=0.5, window=0),
+            2.524625301,
+            0.0452938229,
+            0.5182792544,
+        ),
+    ],
+    ids=["plain", "older", "schedule"],
+)
+def test_a_step_is_what_it_was(objective: DiffusionForcing, loss: float, gradient: float, after: float) -> None:
+    """Goldens of the code that trained the shipped model, with the draw that follows a step."""
+    generator, network = torch.Generator().manual_seed(5), tiny()
+    latents, text, empty = batch(generator)
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.1, generator=generator)
+    weight = 1 + torch.rand(2, 1, 7, 4, 4, generator=generator)
+    made = objective(network, latents, FRAMES, text, empty, weight, generator)["loss"]
+    made.backward()
+    projection = network.get_parameter("blocks.0.attn1.to_k.weight").grad
+    assert projection is not None
+    assert made.item() == pytest.approx(loss, rel=1e-6)
+    assert projection.norm().item() == pytest.approx(gradient, rel=1e-4)
+    assert torch.rand(1, generator=generator).item() == pytest.approx(after)
+
+
 def test_a_scheduled_batch_has_a_loss() -> None:
     generator = torch.Generator().manual_seed(1)
     latents, text, empty = batch(generator)

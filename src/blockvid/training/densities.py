@@ -155,6 +155,10 @@ class PrefixOrScattered:
     """Under a schedule, the probability that a sample has levels and clean chunks drawn as without one."""
 
     def __post_init__(self) -> None:
+        check_share("prefix", self.prefix)
+        check_share("clean", self.clean)
+        check_share("noise", self.noise)
+        check_share("independent", self.independent)
         if self.schedule is not None:
             check_zero_based(self.schedule)
 

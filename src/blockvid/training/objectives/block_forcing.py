@@ -33,8 +33,8 @@ class BlockForcing:
                      (1 - gamma) |v - (eps - x)|^2 + gamma |v - (eps - x_cond)|^2 less gamma (1 - gamma) |x - x_cond|^2,
                      a constant. gamma 0 is flow matching, gamma 1 is Eq. 5's.
     additive         |v - (eps - x)|^2 + gamma |v - (eps - x_cond)|^2: blended with gamma / (1 + gamma).
-    literal          |v - (eps - gamma x_cond)|^2, Eq. 5 to the letter.
-    fm_plus_literal  |v - (eps - x)|^2 more: samples tend to (x + gamma x_cond) / 2.
+    literal          |v - (eps - gamma x_cond)|^2, Eq. 5 to the letter: samples tend to gamma x_cond.
+    fm_plus_literal  literal and |v - (eps - x)|^2: samples tend to (x + gamma x_cond) / 2.
 
     A chunk with no past has flow matching's target, whatever `target` is. gamma is multiplied by
     sigma^`time_weight`: above 0 the history counts at high noise only, where layout and identity are decided.
@@ -77,7 +77,7 @@ class BlockForcing:
     ) -> Losses:
         """Logs "fidelity", the error that flow matching alone would have, and "semantic", the one from x_cond."""
         example = self.flow.example(batch, empty, generator)
-        x_cond, found = self.reference(batch.latents, batch.frames, batch.pooled)
+        x_cond, found = self.reference(example.x0, batch.frames, batch.pooled)
         predicted = self.flow.predict(networks, example, generator)
         loss = mean_over_targets(self.error(predicted, example, x_cond, found), example, batch.weight)
         with torch.no_grad():

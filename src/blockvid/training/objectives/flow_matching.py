@@ -61,7 +61,7 @@ class FlowMatching:
         context: Float[Tensor, "b c f h w"] | None = None,
     ) -> Example:
         """The batch with its noise; `context` is what chunks are where they are context, instead of themselves."""
-        x0, shape = batch.latents, (len(batch.latents), len(batch.frames))
+        x0, shape = batch.latents.float(), (len(batch.latents), len(batch.frames))
         sigma, target = self.density(shape, self.shift, generator)
         eps = torch.randn(x0.shape, generator=generator)
         unread = torch.rand(shape, generator=generator) < self.text_dropout

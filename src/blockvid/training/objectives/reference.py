@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,10 @@ class SemanticReference:
     def __post_init__(self) -> None:
         if self.top_l < 1:
             raise InputError(f"a reference of the {self.top_l} most similar chunks is none; use 1 or more, or gamma 0")
+        if self.resample not in get_args(Resample):
+            raise InputError(f"resample {self.resample!r} is unknown; use {', '.join(get_args(Resample))}")
+        if self.average not in get_args(Average):
+            raise InputError(f"average {self.average!r} is unknown; use {', '.join(get_args(Average))}")
         if not self.temperature > 0:
             raise InputError(f"temperature {self.temperature} is not above 0; use 0.1, or average='uniform'")
 

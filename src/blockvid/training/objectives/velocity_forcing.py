@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Literal, Protocol, cast, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -26,16 +26,14 @@ Mode = Literal["bf_only", "rollout_context"]
 class History(Protocol):
     """What the student makes of a batch's prompts: its own chunks, in the place of the batch's."""
 
-    def __call__(
-        self, networks: Mapping[str, nn.Module], batch: Batch, empty: TextContext, generator: torch.Generator
-    ) -> Float[Tensor, "b c f h w"]:
-        """x0 of every chunk, without a gradient."""
+    def __call__(self, model: BlockDiT, batch: Batch, generator: torch.Generator) -> Float[Tensor, "b c f h w"]:
+        """x0 of every chunk; called without gradients."""
         ...
 
 
 @dataclass(frozen=True)
 class VelocityForcing:
-    """ "Velocity Forcing" of Table 6.
+    """Table 6's "Velocity Forcing".
 
     bf_only          the Block Forcing loss `block` without Self Forcing, probably an older name of it.
     rollout_context  flow matching of the data, `flow`, where every chunk sees what the model itself made of those
@@ -51,8 +49,10 @@ class VelocityForcing:
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
             raise InputError(f"mode {self.mode!r} is unknown; use {' or '.join(get_args(Mode))}")
-        if (self.history is None) == (self.mode == "rollout_context"):
-            raise InputError(f"mode {self.mode!r} {'needs a' if self.history is None else 'has no use for'} history")
+        if self.mode == "rollout_context" and self.history is None:
+            raise InputError("mode 'rollout_context' has no history to show; give one, such as a roll-out")
+        if self.mode == "bf_only" and self.history is not None:
+            raise InputError("mode 'bf_only' has no use for a history; use mode='rollout_context'")
 
     def networks(self, base: BlockDiT) -> dict[str, nn.Module]:
         return self.block.networks(base) if self.mode == "bf_only" else self.flow.networks(base)
@@ -69,7 +69,7 @@ class VelocityForcing:
         if self.history is None:
             return self.block(networks, batch, empty, step, generator)
         with torch.no_grad():
-            made = self.history(networks, batch, empty, generator).detach()
+            made = self.history(cast(BlockDiT, networks["model"]), batch, generator).float()
         example = self.flow.example(batch, empty, generator, made)
         predicted = self.flow.predict(networks, example, generator)
         loss = mean_over_targets(squared(predicted, velocity(example.x0, example.eps)), example, batch.weight)
