@@ -20,7 +20,7 @@ demo: .venv/.setup
 	$(BIN)/blockvid generate examples/horse.toml -o demo.mp4 $$again && echo "the video is $(CURDIR)/demo.mp4"
 
 test: .venv/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 check: .venv/.check
 	$(BIN)/ruff format --check
@@ -31,15 +31,15 @@ check: .venv/.check
 
 # Each stamp also stands for the smaller installations that it contains; pyright wants to see every extra.
 .venv/.setup: $(PINS) | $(BIN)/python
-	$(INSTALL) '.[storybook,eval,plots]'
+	$(INSTALL) '.[storybook,eval,data,plots]'
 	@touch $@
 
 .venv/.test: $(PINS) | $(BIN)/python
-	$(INSTALL) '.[storybook,eval,plots,test]'
+	$(INSTALL) '.[storybook,eval,data,plots,test]'
 	@touch .venv/.setup $@
 
 .venv/.check: $(PINS) | $(BIN)/python
-	$(INSTALL) '.[storybook,eval,segment,wan,plots,test,dev]'
+	$(INSTALL) '.[storybook,eval,segment,data,lora,wan,plots,test,dev]'
 	@touch .venv/.setup .venv/.test $@
 
 $(BIN)/python:

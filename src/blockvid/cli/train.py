@@ -5,58 +5,128 @@ from __future__ import annotations
 import dataclasses
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
+from rich.table import Table
+from rich.text import Text
 
-from blockvid.cli.console import quiet_libraries
+from blockvid.cli.arguments import parsed
+from blockvid.cli.console import out, quiet_libraries, say
 from blockvid.cli.options import default
 from blockvid.errors import InputError
 
 
 @dataclass(frozen=True)
-class Train:
-    """Run a training recipe; run it again to continue after a stop. Ctrl-C saves and exits 0."""
+class Common:
+    """Options of every recipe."""
 
-    recipe: tyro.conf.Positional[str]
-    """storybook_autoencoder or storybook_base."""
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("runs/storybook")
-    """Folder for data, checkpoints and exported weights."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"]), default("runs/RECIPE", "FOLDER")] = None
+    """Folder for data, checkpoints and exported weights. Over an earlier run, that run goes on."""
+    threads: Annotated[int | None, default("all", "N")] = None
+    """CPU threads."""
+    dry_run: bool = False
+    """Print parameters, memory a rank, tokens a step. Nothing is trained, and no weights are loaded."""
+
+
+@dataclass(frozen=True)
+class StorybookOptions:
+    """What the recipes of the embedded model leave open."""
+
     steps: Annotated[int | None, default("the recipe's", "N")] = None
     """Length of the run."""
     schedule: Annotated[
         Literal["naive", "linear", "cosine", "sigmoid"] | None, default("the recipe's", "naive|linear|cosine|sigmoid")
     ] = None
     """Noise levels along the chunks of a sample (Eqs. 11, 26, 27); storybook_base."""
-    threads: Annotated[int | None, default("all", "N")] = None
-    """CPU threads."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Run a training recipe; run it again to go on after a stop. Ctrl-C saves and exits 0.
+
+    Recipes: storybook_autoencoder, storybook_base (the embedded model, from nothing); storybook_stage1,
+    storybook_stage2, wan_1_3b_stage1, wan_1_3b_stage2 (post-training); debug. `blockvid train RECIPE --help` has the
+    options of each. On several GPUs: torchrun --nproc-per-node N --no-python blockvid train RECIPE ...
+    """
+
+    recipe: tyro.conf.Positional[str]
+    """One of those above; its options follow."""
 
     def __call__(self) -> None:
+        raise InputError(f"--{self.recipe} is no recipe; the recipe comes first, as in blockvid train debug")
+
+
+def train(recipe: str, arguments: Sequence[str]) -> None:
+    """The recipe with the options that follow its name."""
+    from blockvid.recipes import RECIPES
+
+    if recipe not in RECIPES:
+        raise InputError(f"recipe {recipe!r} is unknown; use one of {', '.join(RECIPES)}")
+    made: Any = RECIPES[recipe]()
+    common, run = _configured(recipe, made, arguments)
+    if common.threads is not None:
         import torch
 
-        from blockvid.flow import ChunkSchedule
-        from blockvid.recipes import RECIPES
-        from blockvid.recipes.storybook import BaseRun
+        torch.set_num_threads(common.threads)
+    if common.dry_run:
+        _preview(recipe, run)
+        return
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    quiet_libraries()
+    folder = common.out or Path("runs") / recipe
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made ({error.strerror}); name another folder by --out") from None
+    run(folder, _interruptible())
+    say(out, f"{folder} holds the run; the same command goes on, or generate with --model {folder}")
 
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-        quiet_libraries()
-        if self.recipe not in RECIPES:
-            raise InputError(f"recipe {self.recipe!r} is unknown; use one of {', '.join(RECIPES)}")
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        run = RECIPES[self.recipe]()
-        if self.steps is not None:
-            run = dataclasses.replace(run, optimisation=dataclasses.replace(run.optimisation, steps=self.steps))
-        if self.schedule is not None:
-            if not isinstance(run, BaseRun):
-                raise InputError(f"--schedule {self.schedule} is for transformers; {self.recipe} takes none")
-            schedule = ChunkSchedule(self.schedule)
-            run = dataclasses.replace(run, objective=dataclasses.replace(run.objective, schedule=schedule))
-        self.out.mkdir(parents=True, exist_ok=True)
-        run(self.out, _interruptible())
+
+def _configured(recipe: str, made: Any, arguments: Sequence[str]) -> tuple[Common, Any]:
+    """The options of every recipe, and the recipe's run with its own."""
+    described = (type(made).__doc__ or "").splitlines()[0]
+    if not hasattr(made, "rows"):
+        both = parsed(_with(StorybookOptions), f"blockvid train {recipe}", arguments, description=described)
+        return both.common, _storybook(recipe, made, both.run)
+    both = parsed(_with(type(made)), f"blockvid train {recipe}", arguments, _with(type(made))(run=made), described)
+    return both.common, both.run
+
+
+def _with(kind: type) -> Any:
+    """Common options beside those of `kind`."""
+    fields = [
+        ("common", tyro.conf.OmitArgPrefixes[Common], dataclasses.field(default_factory=Common)),
+        ("run", tyro.conf.OmitArgPrefixes[kind], dataclasses.field(default_factory=kind)),
+    ]
+    return dataclasses.make_dataclass("Options", fields, frozen=True)
+
+
+def _storybook(recipe: str, run: Any, options: StorybookOptions) -> Any:
+    from blockvid.flow import ChunkSchedule
+    from blockvid.recipes.storybook import BaseRun
+
+    if options.steps is not None:
+        run = dataclasses.replace(run, optimisation=dataclasses.replace(run.optimisation, steps=options.steps))
+    if options.schedule is None:
+        return run
+    if not isinstance(run, BaseRun):
+        raise InputError(f"--schedule {options.schedule} is for transformers; {recipe} takes none")
+    return dataclasses.replace(
+        run, objective=dataclasses.replace(run.objective, schedule=ChunkSchedule(options.schedule))
+    )
+
+
+def _preview(recipe: str, run: Any) -> None:
+    if not hasattr(run, "rows"):
+        raise InputError(f"--dry-run is for post-training; {recipe} says in its model card what it takes")
+    table = Table("", "", show_header=False, box=None)
+    for row in run.rows():
+        table.add_row(*map(Text, row))
+    out.print(table)
 
 
 def _interruptible() -> Callable[[], bool]:

@@ -1,5 +1,19 @@
-"""A run is a function here that returns a complete, frozen configuration; calling the configuration runs it."""
+"""Complete runs, as functions that return them."""
 
+from blockvid.recipes.debug import debug
+from blockvid.recipes.posttraining import storybook_stage1, storybook_stage2, wan_1_3b_stage1, wan_1_3b_stage2
 from blockvid.recipes.storybook import storybook_autoencoder, storybook_base
 
-RECIPES = {recipe.__name__: recipe for recipe in (storybook_autoencoder, storybook_base)}
+RECIPES = {
+    recipe.__name__: recipe
+    for recipe in (
+        storybook_autoencoder,
+        storybook_base,
+        storybook_stage1,
+        storybook_stage2,
+        wan_1_3b_stage1,
+        wan_1_3b_stage2,
+        debug,
+    )
+}
+"""By the name that `blockvid train` takes."""

@@ -1,0 +1,56 @@
+"""Arguments to settings, by tyro; what cannot be understood is refused in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Sequence
+from typing import TypeVar
+
+import tyro
+
+from blockvid.errors import InputError
+
+Settings = TypeVar("Settings")
+
+
+def parsed(
+    kind: type[Settings],
+    program: str,
+    arguments: Sequence[str] | None = None,
+    default: Settings | None = None,
+    description: str | None = None,
+) -> Settings:
+    """`kind` from the command line's arguments, or from those given. Raises InputError."""
+    refusal = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(refusal):
+            return tyro.cli(
+                kind,
+                prog=program,
+                args=arguments,
+                default=tyro.MISSING_NONPROP if default is None else default,
+                description=description,
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.CascadeSubcommandArgs),
+            )
+    except SystemExit:
+        if box := refusal.getvalue():
+            raise InputError(_one_line(box)) from None
+        raise
+
+
+def _one_line(box: str) -> str:
+    """tyro's framed explanation of a wrong argument: what is wrong, what may have been meant, where to read on."""
+    text = " ".join(re.sub(r"[│╭╮╰╯]", " ", box).split())
+    _heading, wrong, *more = (section.strip() for section in re.split(r"[─-]{4,}", text))
+    advice = " ".join(more)
+    meant = re.search(r"Perhaps you meant: (--[\w-]+)", advice)
+    known = re.search(r"Available subcommands: ([\w, ]+?)(?: For full|$)", advice)
+    repair = f"use {meant[1]}" if meant else f"use one of {known[1].strip()}" if known else ""
+    commands = re.findall(r"(?:run|see):? (blockvid[\w -]*? --help)", text)
+    see = f"see {commands[-1] if commands else 'blockvid --help'}"
+    typed = r"Error parsing (\S+): no type matching (?:\{None\}\|)?(.*?) could be instantiated from \['(.*?)'\].*"
+    wrong = re.sub(typed, r"\1 \3 is no \2", wrong)
+    wrong = re.sub(r"Error parsing run: ", "", wrong)
+    return "; ".join(part for part in (wrong.rstrip("."), repair, see) if part)

@@ -1,0 +1,96 @@
+"""blockvid data: videos into training shards."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from blockvid.cli.console import clock, err, out, quiet_libraries, say
+from blockvid.cli.options import Model, default
+from blockvid.errors import InputError
+
+if TYPE_CHECKING:
+    from blockvid.data.encode import Progress
+
+
+@dataclass(frozen=True)
+class Encode:
+    """Turn a folder of captioned videos into training shards (docs/data.md).
+
+    A video's captions are a storyboard beside it under its name (clip.mp4, clip.txt), or entries of --captions. Stop
+    and give the same command to go on; what cannot be read is recorded and skipped.
+    """
+
+    videos: tyro.conf.Positional[Path]
+    """Folder of videos."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("data/shards")
+    """Folder for shards, their index and the ledger."""
+    captions: Annotated[Path | None, default("beside each video", "FILE")] = None
+    """A file in a form of docs/lvbench.md, with entries named as the videos."""
+    part: Literal["train", "eval"] = "train"
+    """Which part of a divided file of captions is taken."""
+    retry: bool = False
+    """Try again what failed before."""
+    model: tyro.conf.OmitArgPrefixes[Model] = dataclasses.field(default_factory=Model)
+
+    def __call__(self) -> None:
+        from blockvid.data.encode import Options, encode
+
+        quiet_libraries()
+        if not self.videos.is_dir():
+            raise InputError(f"{self.videos} is no folder; name one that holds captioned videos")
+        models = self.model.load().models
+        options = Options(captions=self.captions, part=self.part, retry=self.retry)
+        try:
+            done = encode(self.videos, self.out, models, options, _show)
+        except KeyboardInterrupt:
+            say(err, "stopped; finished videos are kept, and the same command goes on")
+            raise
+        for refusal in done.failed:
+            say(err, f"skipped {refusal.id}: {refusal.reason}")
+        say(out, f"{self.out}: {done.done} videos, {done.chunks} chunks, {len(done.failed)} skipped")
+
+
+@dataclass(frozen=True)
+class Ls:
+    """What is in a folder of shards; every byte is read and checked."""
+
+    shards: tyro.conf.Positional[Path]
+    """Folder that `blockvid data encode` wrote."""
+
+    def __call__(self) -> None:
+        from blockvid.data.shards import Shards
+
+        shards = Shards.open(self.shards)
+        for row in range(len(shards)):
+            shards.read(row)
+        index, dataset = shards.index, shards.dataset
+        geometry = dataset.geometry
+        megabytes = index.size.sum() / 1e6
+        size = (
+            f"{geometry.width}x{geometry.height} at {geometry.fps:g} fps, {geometry.chunk_frames} latent frames a chunk"
+        )
+        say(out, f"{len(index.videos)} videos, {len(index)} chunks, {len(index.shards)} shards, {megabytes:.1f} MB")
+        say(out, f"{size}; encoded with {dataset.model}, text by {dataset.text}; sound")
+
+
+def _show(progress: Progress) -> None:
+    left = "" if progress.seconds_left is None else f", {clock(progress.seconds_left)} left"
+    say(err, f"{progress.finished} of {progress.videos} videos, {progress.chunks} chunks{left}: {progress.video}")
+
+
+@dataclass(frozen=True)
+class DataCommand:
+    """Training data."""
+
+    command: tyro.conf.OmitArgPrefixes[
+        Annotated[Encode, tyro.conf.subcommand("encode", prefix_name=False)]
+        | Annotated[Ls, tyro.conf.subcommand("ls", prefix_name=False)]
+    ]
+
+    def __call__(self) -> None:
+        self.command()

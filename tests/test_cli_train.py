@@ -1,0 +1,149 @@
+"""blockvid train and blockvid data, as a person uses them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from blockvid.cli import main
+from blockvid.recipes import RECIPES
+from blockvid.recipes.posttraining import PostTraining
+from blockvid.training.objectives import BlockForcing, FlowMatching, Sum, VelocityForcing
+from blockvid.training.self_forcing import SelfForcing
+from blockvid.video import write_video
+
+Run = Callable[..., tuple[int, str, str]]
+PROGRAM = [sys.executable, "-c", "from blockvid.cli import main; main()"]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """The command line in this process, in a folder of its own: exit status, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["blockvid", *map(str, arguments)])
+        capsys.readouterr()
+        status = 0
+        try:
+            main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
+
+
+def lines(file: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_sixty_steps_lower_the_loss_of_what_was_not_learned_from(run: Run, tmp_path: Path) -> None:
+    assert run("train", "debug")[0] == 0
+    probe = lines(tmp_path / "runs" / "debug" / "probe.jsonl")
+    assert [row["step"] for row in probe] == [0, 20, 40, 60] and all(row["unseen"] for row in probe)
+    assert probe[-1]["loss"] < 0.8 * probe[0]["loss"]
+    assert (tmp_path / "runs" / "debug" / "transformer" / "config.json").exists()
+
+
+def test_stopped_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    options = ["--steps", "40", "--save", "1000", "--log", "1"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    interruptible = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
+    command = [*PROGRAM, "train", "debug", "-o", "stopped", *options]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, preexec_fn=interruptible, **pipes)
+    log, limit = tmp_path / "stopped" / "log.jsonl", time.monotonic() + 60
+    while time.monotonic() < limit and not (log.exists() and log.stat().st_size):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 0, "Ctrl-C saves, and is no failure"
+    assert len(lines(log)) < 40
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, **pipes)
+    subprocess.run(
+        [*PROGRAM, "train", "debug", "-o", "whole", *options], cwd=tmp_path, env=environment, check=True, **pipes
+    )
+    stopped, whole = ([row["loss"] for row in lines(tmp_path / n / "log.jsonl")] for n in ("stopped", "whole"))
+    assert stopped == whole and len(whole) == 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "offending"),
+    [
+        (["paint"], "'paint' is unknown; use one of storybook_autoencoder"),
+        (["debug", "--steps", "0"], "steps 0"),
+        (["debug", "--stps", "3"], "use --steps"),
+        (["debug", "--device", "tpu"], "'tpu'"),
+        (["debug", "--dp-shard", "3"], "start it with torchrun"),
+        (["debug", "-o", "/proc/run"], "/proc/run"),
+        (["storybook_base", "--dry-run"], "--dry-run is for post-training"),
+        (["storybook_autoencoder", "--schedule", "linear"], "--schedule linear is for transformers"),
+        (["storybook_stage1", "--gamma", "2"], "gamma 2"),
+        (["storybook_stage1", "--loss", "hope"], "--loss"),
+        (["storybook_stage1", "--start", "nowhere", "--dry-run"], "'nowhere' is no model"),
+        (["storybook_stage1", "--data", "nowhere"], "nowhere holds no training shards"),
+        (["storybook_stage1", "--lr", "0"], "lr 0.0"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_unusable_options(run: Run, arguments: list[str], offending: str) -> None:
+    status, _, err = run("train", *arguments)
+    assert status == 2 and err.startswith("blockvid: ") and len(err.splitlines()) == 1, err
+    assert offending in err and "; " in err, err
+
+
+def test_a_run_under_another_configuration_is_refused(run: Run) -> None:
+    assert run("train", "debug", "--steps", 2, "-o", "run")[0] == 0
+    status, _, err = run("train", "debug", "--steps", 4, "--batch", 3, "-o", "run")
+    assert status == 2 and "batch" in err, err
+
+
+def test_a_dry_run_says_what_it_takes(run: Run, tmp_path: Path) -> None:
+    status, out, _ = run("train", "storybook_stage1", "--dry-run")
+    assert status == 0 and "9,131,328" in out and "discriminator" in out and "tokens" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_row_of_table_6_is_an_option_away() -> None:
+    kinds = {
+        loss: type(PostTraining(loss=loss).objective()) for loss in ("naive", "velocity", "rollout-velocity", "block")
+    }
+    assert list(kinds.values()) == [FlowMatching, VelocityForcing, VelocityForcing, BlockForcing]
+    for loss, beside in (("self", FlowMatching), ("ours", BlockForcing)):
+        for adversary in ("gan", "dmd", "sid"):
+            objective = PostTraining(loss=loss, adversary=adversary).objective()
+            assert isinstance(objective, Sum)
+            assert [type(part) for part in objective.objectives] == [SelfForcing, beside]
+    assert all(callable(recipe) for recipe in RECIPES.values())
+
+
+def test_from_a_folder_of_clips_to_a_model(run: Run, tmp_path: Path) -> None:
+    """The three commands of the README."""
+    (tmp_path / "clips").mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        frames = np.kron(rng.integers(0, 255, (33, 6, 10, 3)), np.ones((1, 16, 16, 1))).astype(np.uint8)
+        write_video(tmp_path / "clips" / f"{name}.mp4", frames, 8)
+        (tmp_path / "clips" / f"{name}.txt").write_text("a red ball rolls")
+    (tmp_path / "clips" / "broken.mp4").write_bytes(b"no video")
+    (tmp_path / "clips" / "broken.txt").write_text("nothing")
+    status, out, err = run("data", "encode", "clips", "-o", "shards")
+    assert status == 0 and "2 videos" in out and "skipped broken" in err, err
+    assert run("data", "ls", "shards")[1].startswith("2 videos, ")
+    options = ("--data", "shards", "--chunks", 1, "--batch", 1, "--steps", 2, "--loss", "block", "--device", "cpu")
+    assert run("train", "storybook_stage1", *options, "-o", "stage1")[0] == 0
+    assert run("train", "storybook_stage2", "--start", "stage1", *options, "-o", "stage2")[0] == 0
+    shutil.rmtree(tmp_path / "stage1")
+    (tmp_path / "board.txt").write_text("a red ball\n")
+    assert run("generate", "board.txt", "--model", "stage2", "--steps", 1, "-o", "ball.mp4")[0] == 0
