@@ -23,7 +23,7 @@ READ = 4
 TIE = 1e-6
 """Ticks by which rounding may put a frame that lies between two of them on the wrong side."""
 
-Picture = UInt8[np.ndarray, "h w 3"]
+Picture = UInt8[np.ndarray, "_ _ 3"]
 
 
 def steady(path: Path, geometry: Geometry) -> Iterator[Picture]:
@@ -63,7 +63,7 @@ def fitted(pixels: Picture, geometry: Geometry) -> Picture:
 
 def latent_chunks(
     pictures: Iterator[Picture], autoencoder: Autoencoder, geometry: Geometry
-) -> Iterator[Float[Tensor, "c f h w"]]:
+) -> Iterator[Float[Tensor, "c _ h w"]]:
     """Latents of each whole native chunk, on the CPU, while the pictures arrive; what is left over is dropped.
 
     Chunk 0 has one latent frame more than the others. Pictures that end inside a latent frame are continued by their

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt32
 from pydantic import JsonValue
 from safetensors.torch import save
 from torch import Tensor
@@ -128,7 +128,7 @@ class Index:
     shard: Int[np.ndarray, " n"]
     offset: Int[np.ndarray, " n"]
     size: Int[np.ndarray, " n"]
-    crc: Int[np.ndarray, " n"]
+    crc: UInt32[np.ndarray, " n"]
     frames: Int[np.ndarray, " n"]
 
     @classmethod
@@ -160,7 +160,7 @@ class Index:
     def __len__(self) -> int:
         return len(self.chunk)
 
-    def windows(self, chunks: int) -> dict[tuple[int, ...], Int[np.ndarray, " w"]]:
+    def windows(self, chunks: int) -> dict[tuple[int, ...], Int[np.ndarray, " _"]]:
         """First rows of all `chunks` consecutive chunks of one video, by the latent frames of those chunks.
 
         A window that opens a video carries the image latent, so its first chunk is longer: it is of another kind than

@@ -10,7 +10,7 @@ from jaxtyping import Int
 
 from blockvid.errors import InputError
 
-Items = Int[np.ndarray, " n"]
+Items = Int[np.ndarray, " _"]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Int
@@ -18,6 +18,7 @@ B = TypeVar("B")
 B_co = TypeVar("B_co", covariant=True)
 
 
+@runtime_checkable
 class MakeBatch(Protocol[B_co]):
     """How the trainer's batch is made; `blockvid.training.batch.Batch` is one."""
 
@@ -38,9 +39,10 @@ class ShardSource(Generic[B]):
     def __init__(
         self, shards: Shards, chunks: int, batch: int, make: MakeBatch[B], seed: int = 0, rank: Rank | None = None
     ) -> None:
-        """Windows of `chunks`; `batch` is that of all ranks together, of which each `batch()` reads its rank's share.
+        """Windows of `chunks`; a loop that numbers its microbatches over all ranks leaves `rank` alone.
 
-        Raises InputError if no video is long enough, or the batch does not divide over the ranks.
+        For one that does not, `batch` is that of all ranks together and each reads its share. Raises InputError if no
+        video is long enough, or the batch does not divide over the ranks.
         """
         if chunks < 1:
             raise InputError(f"windows of {chunks} chunks hold nothing; use 1 or more")

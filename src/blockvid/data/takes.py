@@ -32,7 +32,7 @@ class TakeSource(Generic[B]):
         subject: float = 0.0,
         rank: Rank | None = None,
     ) -> None:
-        """Windows of `chunks`; `batch` is that of all ranks together; an error counts 1 + `subject` on the subject.
+        """Windows of `chunks`; an error counts 1 + `subject` on the subject; `batch` and `rank` as of `ShardSource`.
 
         Raises InputError if takes are shorter than a window, or the batch does not divide over the ranks.
         """
