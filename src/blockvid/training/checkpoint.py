@@ -7,7 +7,6 @@ leaves the previous one valid.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -65,14 +64,14 @@ class Checkpoints:
         self._pending = step, dict(record), written
 
     def settle(self, wait: bool = True) -> None:
-        """Completes the save under way if it is written, or may be waited for. Raises InputError if the disk is full."""
+        """Completes the save under way if it is written, or may be waited for. InputError if it cannot be."""
         if self._pending is None or not (wait or self._pending[2].done()):
             return
         step, record, written = self._pending
         self._pending = None
         failure = written.exception()
         if failure is not None:
-            raise InputError(_full(self.folder)) if _is_full(failure) else failure
+            raise InputError(_unwritten(step, self.folder)) if _is_of_the_disk(failure) else failure
         if self.world.rank == 0:
             self._complete(step, record)
 
@@ -206,15 +205,20 @@ def _too_little_room(folder: Path, tensors: Tensors) -> str | None:
     )
 
 
-def _full(folder: Path) -> str:
-    return f"the disk of {folder} is full; free some space and run again: the previous checkpoint is intact"
+def _unwritten(step: int, folder: Path) -> str:
+    free = shutil.disk_usage(folder).free
+    return (
+        f"step {step} could not be written to {folder}, which has {free / 1e9:.2f} GB free; make room there and run "
+        "again: the previous checkpoint is intact"
+    )
 
 
-def _is_full(failure: BaseException) -> bool:
+def _is_of_the_disk(failure: BaseException) -> bool:
     causes = (
         [cause for cause, _ in failure.failures.values()] if isinstance(failure, CheckpointException) else [failure]
     )
-    return any(isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT) for cause in causes)
+    # A short write reaches us from torch's zip writer, without the OSError that it began with.
+    return any(isinstance(cause, OSError) or "inline_container" in str(cause) for cause in causes)
 
 
 def _allow_single_process() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from blockvid.training.checkpoint import Checkpoints, Tensors
 from blockvid.training.cost import Cost
 from blockvid.training.ema import Average
 from blockvid.training.optimisation import AdamW, Optimiser, Rate, Stepwise
-from blockvid.training.sharding import Precision, World, autocast, whole
+from blockvid.training.sharding import ALONE, Precision, World, autocast, whole
 from blockvid.training.tracking import JSONLines, Tracker, Tracking
 
 log = logging.getLogger(__name__)
@@ -85,7 +84,7 @@ class Loop:
         losses: Loss,
         plan: Plan,
         folder: Path,
-        world: World = World(),
+        world: World = ALONE,
         config: Mapping[str, Any] | None = None,
         cadence: Cadence = Cadence(),
     ) -> None:
@@ -115,7 +114,7 @@ class Loop:
     ) -> None:
         """Train to the end, or until `stop` says so on any rank; either way the state is on disk on return.
 
-        Raises InputError where the loss is no number any more, or the disk is full.
+        Raises InputError where a loss is no number any more, or the disk is full.
         """
         main = self.world.rank == 0
         tracking = Tracking([JSONLines(self.folder / "log.jsonl", self.step), *trackers] if main else [])
@@ -150,7 +149,8 @@ class Loop:
             generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + index)
             with autocast(world.device, plan.precision):
                 losses = self.losses(self.step, index, generator)
-            (torch.stack(list(losses.due.values())).sum() / turns).backward()
+            if losses.due:
+                (torch.stack(list(losses.due.values())).sum() / turns).backward()
             due |= losses.due.keys()
             named = {"loss" if name == "model" else f"{name}_loss": loss for name, loss in losses.due.items()}
             self._count({**named, **losses.logged})
@@ -179,11 +179,11 @@ class Loop:
             self._sums[name] = self._sums[name] + seen if name in self._sums else seen
 
     def _report(self, tracking: Tracking, clock: _Clock, cost: Cost | None) -> None:
+        self._require_numbers()
         names = sorted(self._sums)
-        means = self.world.mean(torch.stack([self._sums[name][0] / self._sums[name][1] for name in names])).tolist()
-        row = dict(zip(names, means, strict=True))
-        base = self.optimizers["model"][0].param_groups[0]["base_lr"]
-        row["lr"] = base * self.plan.rate(self.step - 1, self.plan.steps)
+        means = [self._sums[name][0] / self._sums[name][1] for name in names]
+        row = dict(zip(names, self.world.mean(torch.stack(means)).tolist(), strict=True)) if names else {}
+        row["lr"] = self._rate()
         self._sums = {}
         seconds = clock.seconds_per_step(self.step)
         row["seconds_per_step"] = seconds
@@ -196,11 +196,19 @@ class Loop:
             log.info(
                 "step %d of %d  %s  %.2f s a step  %.0f min left", self.step, self.plan.steps, shown, seconds, left
             )
-        if not math.isfinite(row.get("loss", 0.0)):
+
+    def _require_numbers(self) -> None:
+        """Asked before a report and before a save: weights that are no numbers are not kept."""
+        if self.world.any(not all(torch.isfinite(pair).all() for pair in self._sums.values())):
+            self.checkpoints.settle()
             raise InputError(
-                f"the loss is {row['loss']} at step {self.step}; lower the learning rate, now {row['lr']:g}, and "
-                f"continue from {self.checkpoints.newest() or 'the beginning'}"
+                f"a loss or gradient is no number at step {self.step}; lower the learning rate, now {self._rate():g}, "
+                f"in a run that starts from {self.checkpoints.newest() or 'the beginning'}"
             )
+
+    def _rate(self) -> float:
+        """The learning rate that the model's last step had."""
+        return self.optimizers["model"][0].param_groups[0]["base_lr"] * self.plan.rate(self.step - 1, self.plan.steps)
 
     def _show(self, seen: Seen) -> None:
         """Randomness that is used in showing changes nothing in what is learned."""
@@ -211,6 +219,7 @@ class Loop:
     def _save(self, on_save: Seen | None) -> None:
         if self.step == self._saved:
             return
+        self._require_numbers()
         record = {"step": self.step, "updates": self.updates, "config": self.config}
         self.checkpoints.save(self.step, {**self._tensors(), **self._own_tensors()}, record)
         self._saved = self.step

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from blockvid.errors import InputError
 from blockvid.training.sharding import parameters
 
 
+@runtime_checkable
 class Optimiser(Protocol):
     """Makes the optimisers of a network, once it has its final place."""
 
@@ -63,6 +64,7 @@ class MuonAdamW:
         return [adamw, muon]
 
 
+@runtime_checkable
 class Rate(Protocol):
     """Factor of every learning rate at a step."""
 

@@ -109,6 +109,9 @@ class World:
         return values
 
 
+ALONE = World()
+
+
 @contextmanager
 def launched(mesh: Mesh, device: torch.device) -> Iterator[World]:
     """This process's place, inside its process group if torchrun started it; InputError if the mesh does not fit."""
@@ -147,8 +150,8 @@ def _over_gloo() -> dist.ProcessGroup:
 class Sharding:
     """How networks are laid out.
 
-    `recompute` names networks whose blocks keep only their inputs for the backward pass. A network that an objective
-    freezes for a part of a step must not be among them: it would be recomputed unfrozen.
+    `recompute` names networks whose blocks keep only their inputs for the backward pass. A network whose parameters an
+    objective freezes until the backward pass must not be among them: it would be recomputed unfrozen.
     """
 
     precision: Precision = "float32"

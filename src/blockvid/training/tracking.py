@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from blockvid.errors import InputError
 
@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 CLOSING_SECONDS = 60.0
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Keeps rows of named numbers."""
 
