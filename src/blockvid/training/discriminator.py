@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -99,6 +99,7 @@ class Discriminator(nn.Module):
         nn.init.zeros_(self.logit.weight)
 
 
+@runtime_checkable
 class Penalty(Protocol):
     """How steep a verdict is: the mean over the batch of |d logit / d latents|^2, which R1 and R2 keep small.
 
