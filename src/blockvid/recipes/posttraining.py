@@ -24,7 +24,7 @@ from blockvid.model.dit import BlockDiT
 from blockvid.model.load import Models, describe_models, load_models
 from blockvid.recipes.storybook import SUBJECT_WEIGHT
 from blockvid.storybook.corpus import EncodedTakes, Shards, build
-from blockvid.training.adversaries import DMD, GAN, SiD
+from blockvid.training.adversaries import DMD, GAN, Adversary, Scores, SiD
 from blockvid.training.batch import Batch, Objective, Source
 from blockvid.training.cost import Cost, cost, memory
 from blockvid.training.densities import CleanPrefix, Density, Independent, Mixture, Scheduled
@@ -127,8 +127,9 @@ class PostTraining:
         rollout = Rollout(policy=seen)
         if self.loss == "rollout-velocity":
             return VelocityForcing("rollout_context", block, history=RolledHistory(rollout))
-        players = {"gan": GAN, "dmd": DMD, "sid": SiD}
-        forcing = SelfForcing(players[self.adversary](), rollout, self.every, chunks=min(4, self.chunks))
+        scores = Scores(visibility=Causal(Window()))  # as the base was trained to see
+        players: dict[str, Adversary] = {"gan": GAN(), "dmd": DMD(scores), "sid": SiD(scores)}
+        forcing = SelfForcing(players[self.adversary], rollout, self.every, chunks=min(4, self.chunks))
         made: dict[str, Objective] = {
             "naive": flow,
             "velocity": VelocityForcing("bf_only", block),
