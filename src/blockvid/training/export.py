@@ -28,9 +28,9 @@ def export(network: nn.Module, folder: Path, world: World, base: Path | None = N
             made = BlockDiT(**{k: v for k, v in network.config.items() if not k.startswith("_")})
             if has_lora(network):
                 made.add_adapter(network.peft_config["default"])
-        made.load_state_dict({name: tensor.cpu() for name, tensor in tensors.items()}, assign=True)
+        made.load_state_dict({name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}, assign=True)
         if has_lora(network):
-            made.fuse_lora()
+            made.fuse_lora()  # in place, which is why the tensors are copies
             made.unload_lora()
         fresh, final = folder / "transformer.new", folder / "transformer"
         made.save_pretrained(fresh)
