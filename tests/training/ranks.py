@@ -173,7 +173,8 @@ def tokens_that_do_not_divide(world: World) -> None:
 def main(out: Path) -> None:
     torch.set_num_threads(1)
     with launched(MESHES["sharded"], CPU) as world:
-        if not (out / "killed").exists():
+        first = not (out / "killed").exists()
+        if first:
             for name, mesh in MESHES.items():
                 made = loop(out / name, among(mesh, CPU))
                 made.run()
@@ -184,16 +185,16 @@ def main(out: Path) -> None:
             said = refusals(among(MESHES["tokens"], CPU))
             if world.rank == 0:
                 (out / "said.json").write_text(json.dumps(said))
-        interrupted(out, world)
+        interrupted(out, world, first)
 
 
-def interrupted(out: Path, world: World) -> None:
+def interrupted(out: Path, world: World, first: bool) -> None:
     """A rank is killed once, while the save of step KILLED is written; torchrun starts all of them again."""
     made = loop(out / "interrupted", world)
     began = made.step
 
     def stop() -> bool:
-        if made.step == KILLED and not (out / "killed").exists():
+        if made.step == KILLED and first:
             (out / "killed").touch()
             made._save(None)
             if world.rank == 1:

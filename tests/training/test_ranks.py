@@ -38,7 +38,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         ranks = subprocess.Popen(command, env=environment, stdout=said, stderr=subprocess.STDOUT)
         try:
             loop(out / "single", World()).run()
-            assert ranks.wait(timeout=600) == 0, (out / "said.log").read_text()[-5000:]
+            assert ranks.wait(timeout=300) == 0, (out / "said.log").read_text()[-5000:]
         finally:
             ranks.kill()
     yield out
