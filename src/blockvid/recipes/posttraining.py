@@ -32,7 +32,7 @@ from blockvid.training.export import export
 from blockvid.training.loop import Cadence, Loop, Plan, losses_of
 from blockvid.training.lora import add_lora
 from blockvid.training.objectives import BlockForcing, FlowMatching, Sum, VelocityForcing
-from blockvid.training.objectives.visibility import Causal
+from blockvid.training.objectives.visibility import Causal, TeacherForcing
 from blockvid.training.optimisation import AdamW
 from blockvid.training.rollout import Rollout
 from blockvid.training.self_forcing import SelfForcing
@@ -126,7 +126,8 @@ class PostTraining:
         block = BlockForcing(self.gamma, self.similar or 2, flow=flow)
         rollout = Rollout(policy=seen)
         if self.loss == "rollout-velocity":
-            return VelocityForcing("rollout_context", block, history=RolledHistory(rollout))
+            forced = FlowMatching(Independent(), TeacherForcing(seen))
+            return VelocityForcing("rollout_context", block, forced, RolledHistory(rollout))
         scores = Scores(visibility=Causal(Window()))  # as the base was trained to see
         players: dict[str, Adversary] = {"gan": GAN(), "dmd": DMD(scores), "sid": SiD(scores)}
         forcing = SelfForcing(players[self.adversary], rollout, self.every, chunks=min(4, self.chunks))
