@@ -195,7 +195,7 @@ class _Gauge:
         """One more is finished."""
         self.finished += 1
         self.failed += failed
-        self._read += _size(clip)
+        self._read += 0 if failed else _size(clip)  # a file that failed at once says nothing of the speed
         self._left -= _size(clip)
         self._tell(clip)
 
