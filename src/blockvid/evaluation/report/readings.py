@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -107,11 +108,16 @@ def changes(video: VideoRecord, key: str) -> Float[np.ndarray, " n"]:
     return np.where(np.isfinite(relative), relative, math.nan)
 
 
+def vde_weights(results: Results) -> str:
+    """The name of VDE's weights: profile robust has its own for the robust total, and the paper's for VDE beside it."""
+    return "linear" if results.configuration.profile == "robust" else results.configuration.weights
+
+
 def total_weight(results: Results) -> float:
     """The sum of the weights of VDE; nan for weights that are not known here."""
-    known = {"linear": "linear", "log": "log", "uniform": "uniform"}
-    kind = known.get(results.configuration.weights)
-    return float(drift.weights(kind, results.configuration.segments).sum()) if kind else math.nan  # type: ignore[arg-type]
+    kind = vde_weights(results)
+    known = kind in get_args(drift.Weights)
+    return float(drift.weights(kind, results.configuration.segments).sum()) if known else math.nan  # type: ignore[arg-type]
 
 
 def floors(results: Results, key: str) -> Float[np.ndarray, " n"]:
