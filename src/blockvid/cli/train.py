@@ -110,7 +110,7 @@ def _storybook(recipe: str, run: Any, options: StorybookOptions) -> Any:
     from blockvid.recipes.storybook import BaseRun
 
     if options.steps is not None:
-        run = dataclasses.replace(run, optimisation=dataclasses.replace(run.optimisation, steps=options.steps))
+        run = dataclasses.replace(run, plan=dataclasses.replace(run.plan, steps=options.steps))
     if options.schedule is None:
         return run
     if not isinstance(run, BaseRun):

@@ -19,8 +19,10 @@ from blockvid.model.load import Defaults, save_blockvid_json
 from blockvid.model.storybook_vae import StorybookVAE
 from blockvid.model.text import MiniLMText
 from blockvid.storybook.corpus import TAKE_SECONDS, EncodedTakes, Shards, Snippets, build, to_unit
+from blockvid.training.batch import Losses
+from blockvid.training.loop import Cadence, Loop, Plan
 from blockvid.training.objectives import DiffusionForcing, Reconstruction
-from blockvid.training.trainer import Optimisation, Trainer
+from blockvid.training.optimisation import AdamW, MuonAdamW, WarmHoldFall
 
 GEOMETRY = Geometry(width=160, height=96, fps=8, chunk_frames=8)
 DEFAULTS = Defaults(steps=20, guidance=3.0, shift=8.0, negative_prompt="", solver="unipc")
@@ -30,16 +32,11 @@ DETAIL_WEIGHT = 2.0
 SUBJECT_WEIGHT = 6.0
 
 
-def _autocast() -> torch.autocast:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.autocast(device, torch.bfloat16)
-
-
 @dataclass(frozen=True)
 class AutoencoderRun:
     """Trains a `StorybookVAE` on rendered snippets; writes `out/vae`."""
 
-    optimisation: Optimisation
+    plan: Plan
     geometry: Geometry = GEOMETRY
     shards: int = 280
     batch: int = 4
@@ -56,19 +53,19 @@ class AutoencoderRun:
         model = StorybookVAE(width=self.width, latent_width=self.latent_width)
         data = Shards.read(out / "snippets", ("frames", "mask"))
 
-        def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
-            rows = data.rows(step, self.batch)
+        def losses(_step: int, index: int, generator: torch.Generator) -> Losses:
+            rows = data.rows(index, self.batch)
             frames = to_unit(data.tensors["frames"][rows])
             weight = 1 + DETAIL_WEIGHT * (data.tensors["mask"][rows, None] > 0).float()
-            with _autocast():
-                return self.objective(model, frames, weight, generator)
+            return _of_model(self.objective(model, frames, weight, generator))
 
         def export(_step: int, average: nn.Module) -> None:
             assert isinstance(average, StorybookVAE)
             average.save_pretrained(out / "vae")
             _reconstructions(average, data, out / "reconstructions.png")
 
-        Trainer(model, loss, self.optimisation, out / "autoencoder").run(save_every=250, on_save=export, stop=stop)
+        loop = Loop({"model": model}, losses, self.plan, out / "autoencoder", cadence=Cadence(save=250))
+        loop.run(on_save=export, stop=stop)
 
 
 @torch.no_grad()
@@ -86,7 +83,7 @@ def _reconstructions(vae: StorybookVAE, data: Shards, path: Path) -> None:
 class BaseRun:
     """Trains a `BlockDiT` by block-causal diffusion forcing on encoded takes; writes `out/transformer`."""
 
-    optimisation: Optimisation
+    plan: Plan
     geometry: Geometry = GEOMETRY
     shards: int = 200
     batch: int = 8
@@ -107,19 +104,17 @@ class BaseRun:
         null = MiniLMText()([""])
         empty = TextContext(null.tokens[:, None], (1,), null.mask[:, None])
 
-        def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
-            latents, coverage, text = self.batch_at(data, step, generator)
+        def losses(_step: int, index: int, generator: torch.Generator) -> Losses:
+            latents, coverage, text = self.batch_at(data, index, generator)
             weight = 1 + SUBJECT_WEIGHT * coverage[:, None]
-            with _autocast():
-                return self.objective(model, latents, text.frames, text, empty, weight, generator)
+            return _of_model(self.objective(model, latents, text.frames, text, empty, weight, generator))
 
         def export(_step: int, average: nn.Module) -> None:
             assert isinstance(average, BlockDiT)
             average.save_pretrained(out / "transformer")
             save_blockvid_json(out, self.geometry, DEFAULTS, "minilm")
 
-        trainer = Trainer(model, loss, self.optimisation, out / "base", matrices=hidden_matrix)
-        trainer.run(save_every=200, on_save=export, stop=stop)
+        Loop({"model": model}, losses, self.plan, out / "base").run(on_save=export, stop=stop)
 
     def model(self) -> BlockDiT:
         """The freshly initialised transformer of this run."""
@@ -152,18 +147,20 @@ class BaseRun:
         return tensors["latents"][rows, :, span].float(), tensors["coverage"][rows, span].float(), text
 
 
-def hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Muon's share: the square and wide matrices inside the blocks."""
-    return name.startswith("blocks.") and parameter.ndim == 2
+def _of_model(losses: dict[str, Tensor]) -> Losses:
+    """What is minimised is called "loss"; the rest is told."""
+    return Losses({"model": losses["loss"]}, {name: loss for name, loss in losses.items() if name != "loss"})
 
 
 def storybook_autoencoder() -> AutoencoderRun:
     """How the shipped autoencoder was trained: about 25 minutes on two cores."""
-    return AutoencoderRun(
-        Optimisation(steps=1500, lr=2e-3, fall=0.4, ema=0.995, weight_decay=0.0), workers=os.cpu_count() or 1
-    )
+    adam = AdamW(lr=2e-3, weight_decay=0.0, betas=(0.9, 0.98))
+    plan = Plan(1500, optimiser=adam, rate=WarmHoldFall(fall=0.4), ema=0.995, precision="bfloat16")
+    return AutoencoderRun(plan, workers=os.cpu_count() or 1)
 
 
 def storybook_base() -> BaseRun:
     """The full run, hours on two cores; the shipped transformer is from a shorter one (see its model card)."""
-    return BaseRun(Optimisation(steps=4000, lr=1e-3, matrix_lr=3e-3, fall=0.35, ema=0.99), workers=os.cpu_count() or 1)
+    muon = MuonAdamW(lr=1e-3, matrix_lr=3e-3)
+    plan = Plan(4000, optimiser=muon, rate=WarmHoldFall(fall=0.35), ema=0.99, precision="bfloat16")
+    return BaseRun(plan, workers=os.cpu_count() or 1)
