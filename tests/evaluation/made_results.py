@@ -116,7 +116,8 @@ def make(
     return Results(
         name=f"fixture {seed}",
         configuration=Configuration(
-            profile="release", tier=kinds[-1].tier, segments=segments, weights="linear", remainder="trim",
+            profile="release", tier=kinds[-1].tier, segments=segments, weights="linear", robust_weights="uniform",
+            remainder="trim",
             lags=(0.25, 0.5, 1, 2, 4, 8, 16, 32),
         ),
         provenance=Provenance(

@@ -67,9 +67,9 @@ def test_a_quantity_is_named_after_what_stands_for_it():
 def test_choices_reach_the_arithmetic():
     chosen_one = profile("paper", 7, "log", "spread", "smoothness")
     assert chosen_one == Paper("smoothness", 7, "log", "spread")
-    assert chosen_one.drift.weights == chosen_one.weighting == "log"
-    robust = profile("robust", weights="increasing")
-    assert (robust.robust.weights, robust.drift.weights, robust.weighting) == ("increasing", "linear", "increasing")
+    assert chosen_one.reading.drift.weights == "log"
+    robust = profile("robust", weights="increasing").reading
+    assert (robust.robust.weights, robust.drift.weights) == ("increasing", "linear")
     assert [profile(name).name for name in get_args(Name)] == list(get_args(Name))
     assert [profile(name).remainder for name in get_args(Name)] == ["trim", "time", "time"]
 

@@ -28,6 +28,7 @@ MUST_AGREE: Mapping[str, str] = {
     "profile": "profile",
     "segments": "number of segments",
     "weights": "weights",
+    "robust_weights": "weights of the robust form",
     "remainder": "treatment of left-over frames",
     "stride": "stride",
 }

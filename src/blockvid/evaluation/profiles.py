@@ -30,6 +30,15 @@ RELEASED = {
 }
 
 
+@dataclass(frozen=True)
+class Reading:
+    """Drift in its two forms, which every record has."""
+
+    drift: Drift = Drift()
+    """VDE (Eqs. 17-19)."""
+    robust: RobustDrift = RobustDrift()
+
+
 class Profile(Protocol):
     """A way to measure drift."""
 
@@ -48,18 +57,8 @@ class Profile(Protocol):
     @property
     def remainder(self) -> Cut: ...
     @property
-    def weighting(self) -> str:
-        """The weights' name."""
-        ...
-
-    @property
-    def drift(self) -> Drift:
-        """How VDE is read."""
-        ...
-
-    @property
-    def robust(self) -> RobustDrift:
-        """How its robust form is read."""
+    def reading(self) -> Reading:
+        """How segment scores become drift."""
         ...
 
 
@@ -81,19 +80,9 @@ class Release:
         return dict(RELEASED)
 
     @property
-    def weighting(self) -> str:
-        """The weights' name."""
-        return self.weights
-
-    @property
-    def drift(self) -> Drift:
-        """Eqs. 17-19."""
-        return Drift(self.weights)
-
-    @property
-    def robust(self) -> RobustDrift:
-        """Beside it, with its own defaults."""
-        return RobustDrift()
+    def reading(self) -> Reading:
+        """With these weights of VDE."""
+        return Reading(Drift(self.weights))
 
 
 @dataclass(frozen=True)
@@ -123,19 +112,9 @@ class Paper:
         }
 
     @property
-    def weighting(self) -> str:
-        """The weights' name."""
-        return self.weights
-
-    @property
-    def drift(self) -> Drift:
-        """Eqs. 17-19."""
-        return Drift(self.weights)
-
-    @property
-    def robust(self) -> RobustDrift:
-        """Beside it, with its own defaults."""
-        return RobustDrift()
+    def reading(self) -> Reading:
+        """With these weights of VDE."""
+        return Reading(Drift(self.weights))
 
 
 @dataclass(frozen=True)
@@ -157,19 +136,9 @@ class Robust:
         return {**RELEASED, "vde_identity": ("identity",)}
 
     @property
-    def weighting(self) -> str:
-        """The weights' name; VDE beside it has the paper's linear ones."""
-        return self.weights
-
-    @property
-    def drift(self) -> Drift:
-        """VDE as published, beside the robust form."""
-        return Drift()
-
-    @property
-    def robust(self) -> RobustDrift:
-        """What this profile is read by."""
-        return RobustDrift(self.weights)
+    def reading(self) -> Reading:
+        """With these weights of the robust total; VDE beside it has the paper's."""
+        return Reading(robust=RobustDrift(self.weights))
 
 
 def profile(

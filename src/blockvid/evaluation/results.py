@@ -185,6 +185,9 @@ class Configuration(Record):
     tier: Tier
     segments: int
     weights: str
+    """Of VDE."""
+    robust_weights: str
+    """Of the robust total."""
     remainder: str
     stride: int = 1
     """Every so many frames are scored; anything but 1 compares with nobody's published numbers."""

@@ -107,10 +107,10 @@ class Scoring:
         return list(pairwise(edges))
 
     def _drift(self, parts: dict[str, list[float]]) -> dict[str, DriftRecord]:
-        found = {}
+        found, reading = {}, self.profile.reading
         for quantity, metric in self._chosen.items():
             scores = np.array(parts[metric.key])
-            found[quantity_key(quantity, metric)] = _record(self.profile.drift(scores), self.profile.robust(scores))
+            found[quantity_key(quantity, metric)] = _record(reading.drift(scores), reading.robust(scores))
         return found
 
 

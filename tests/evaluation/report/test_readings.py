@@ -14,7 +14,7 @@ from blockvid.evaluation.results import value
 @pytest.mark.parametrize(
     "profile",
     [Release(5), Release(5, "log"), Paper("smoothness", 5), Robust(5), Robust(5, "increasing")],
-    ids=lambda profile: f"{profile.name} {profile.weighting}",
+    ids=str,
 )
 def test_vde_over_the_weights_of_the_page_is_that_of_the_record(profile: Profile) -> None:
     texture = np.kron(np.random.default_rng(0).integers(0, 255, (6, 8, 3)), np.ones((8, 8, 1)))

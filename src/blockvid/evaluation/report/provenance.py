@@ -23,7 +23,7 @@ def provenance(results: Results) -> Html:
         ("Tier", [f"{t}: {TIER_MEANS.get(t, t)}" for t in tiers(results)]),
         ("Profile", [c.profile]),
         ("N", [count(c.segments, "segment")]),
-        ("Weights", [c.weights]),
+        ("Weights", [f"{c.weights} of VDE, {c.robust_weights} of its robust form"]),
         ("Remainder", [f"{c.remainder}: {REMAINDERS.get(c.remainder, 'as the profile has it')}"]),
         ("Stride", [stride]),
         ("Device", [f"{p.device}, {count(p.threads, 'thread')}"]),

@@ -108,14 +108,9 @@ def changes(video: VideoRecord, key: str) -> Float[np.ndarray, " n"]:
     return np.where(np.isfinite(relative), relative, math.nan)
 
 
-def vde_weights(results: Results) -> str:
-    """The name of VDE's weights: profile robust has its own for the robust total, and the paper's for VDE beside it."""
-    return "linear" if results.configuration.profile == "robust" else results.configuration.weights
-
-
 def total_weight(results: Results) -> float:
     """The sum of the weights of VDE; nan for weights that are not known here."""
-    kind = vde_weights(results)
+    kind = results.configuration.weights
     known = kind in get_args(drift.Weights)
     return float(drift.weights(kind, results.configuration.segments).sum()) if known else math.nan  # type: ignore[arg-type]
 

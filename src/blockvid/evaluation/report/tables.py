@@ -23,7 +23,6 @@ from blockvid.evaluation.report.readings import (
     tiers,
     title,
     total_weight,
-    vde_weights,
 )
 from blockvid.evaluation.report.svg import Axis, linear, logarithmic
 from blockvid.evaluation.results import EstimateRecord, MetricRecord, Quantity, Results, SummaryRecord, value
@@ -94,7 +93,7 @@ def formula(results: Results, quantity: Quantity) -> str:
     """Of a drift."""
     of = next((m for m in results.metrics if m.key == quantity.metric), None)
     by = f"; m: {quantity.metric}, {of.formula}" if of else f"; m: {quantity.metric}"
-    return f"VDE = Σ w_i |m_i − m_1| / |m_1| over segments i = 2..N, {vde_weights(results)} weights w{by}"
+    return f"VDE = Σ w_i |m_i − m_1| / |m_1| over segments i = 2..N, {results.configuration.weights} weights w{by}"
 
 
 def average(e: EstimateRecord, label: str, places: int | None = None, scale: float = 1) -> Html:
