@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from jaxtyping import install_import_hook
 
@@ -15,3 +16,6 @@ sys.path.insert(0, str(Path(__file__).parent))  # the hook imports the checker b
 PACKAGES = ("attention", "model", "flow", "sampling", "training", "data", "storybook.corpus")
 install_import_hook([f"blockvid.{name}" for name in PACKAGES], "signatures.checked")
 torch.set_num_threads(1)  # as in the subprocesses of the tests: bits are compared across them
+
+pytest.register_assert_rewrite("command_line")
+from command_line import run  # noqa: E402, F401  a fixture for all

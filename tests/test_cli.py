@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,22 +20,20 @@ from PIL import Image
 
 from blockvid.attention.policies import Full
 from blockvid.attention.storage import Storage
-from blockvid.cli import main
 from blockvid.estimate import estimate
 from blockvid.model.load import describe_models
 from blockvid.pipeline import Settings
 from blockvid.storyboard import Storyboard
 from blockvid.trace.record import FILE, HEADINGS
 from blockvid.video import probe
+from command_line import PROGRAM, Run, interruptible, refused
 
 if TYPE_CHECKING:
     from tiny_models import Tiny
 
 pytest_plugins = ["tiny_models"]
 
-PROGRAM = [sys.executable, "-c", "import sys; from blockvid.cli import main; main()"]
 SHOTS = ["a fox runs", "a red ball [rolls]", "the green hill"]
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -56,39 +53,17 @@ def board(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command line in this process: exit status, stdout, stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["blockvid", *map(str, arguments)])
-        capsys.readouterr()
-        status = 0
-        try:
-            main()
-        except SystemExit as end:
-            status = int(end.code or 0)
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return call
-
-
 def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
     """The command line in a process of its own."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "60"}
-    # A shell that runs the tests in the background lets them ignore Ctrl-C, and they would pass that on.
-    interruptible = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
     command = [*PROGRAM, *map(str, arguments)]
     return subprocess.Popen(command, cwd=cwd, env=environment, preexec_fn=interruptible, **pipes)
 
 
 def check_refusal(result: tuple[int, str, str], offending: str, left: Path) -> None:
-    status, _, err = result
-    assert status == 2, err
-    assert err.startswith("blockvid: ") and len(err.splitlines()) == 1, err
-    assert offending in err and "; " in err, err
+    """Refused, and nothing was written."""
+    refused(result, offending)
     assert list(left.iterdir()) == []
 
 

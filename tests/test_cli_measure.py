@@ -6,20 +6,15 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from blockvid.cli import main
 from blockvid.evaluation.results import Results
 from blockvid.video import write_video
-
-Run = Callable[..., tuple[int, str, str]]
-PROGRAM = [sys.executable, "-c", "from blockvid.cli import main; main()"]
+from command_line import PROGRAM, Run, interruptible, refused
 
 
 def moving(count: int, seed: int = 0, fade: float = 0.0) -> np.ndarray:
@@ -29,25 +24,12 @@ def moving(count: int, seed: int = 0, fade: float = 0.0) -> np.ndarray:
     return np.stack(frames).astype(np.uint8)
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """The command line in this process: exit status, stdout, stderr."""
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Rows of no other run, and tables that are not cut."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.delenv("BLOCKVID_LVBENCH", raising=False)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["blockvid", *map(str, arguments)])
-        capsys.readouterr()
-        status = 0
-        try:
-            main()
-        except SystemExit as end:
-            status = int(end.code or 0)
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return call
 
 
 @pytest.fixture
@@ -59,13 +41,6 @@ def videos(tmp_path: Path) -> Path:
         write_video(folder / f"{name}.mp4", moving(40, seed, fade), 8)
     (folder / "broken.mp4").write_bytes(b"no video")
     return folder
-
-
-def refused(result: tuple[int, str, str], offending: str) -> None:
-    status, _, err = result
-    assert status == 2, err
-    assert err.startswith("blockvid: ") and len(err.splitlines()) == 1, err
-    assert offending in err and "; " in err, err
 
 
 def test_a_folder_becomes_a_report(run: Run, videos: Path, tmp_path: Path) -> None:
@@ -183,7 +158,6 @@ def test_stopped_goes_on(videos: Path, tmp_path: Path) -> None:
     """Ctrl-C in the middle of a video: what was seen is kept, and the end is as if nothing had happened."""
     write_video(videos / "long.mp4", np.tile(moving(50), (12, 1, 1, 1)), 8)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    interruptible = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
     command = [*PROGRAM, "eval", str(videos / "long.mp4"), "--tier", "core", "-o", str(tmp_path / "run")]
     process = subprocess.Popen(command, env=environment, preexec_fn=interruptible, stderr=subprocess.PIPE, text=True)
     rows = tmp_path / "cache" / "blockvid" / "rows"

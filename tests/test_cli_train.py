@@ -7,42 +7,24 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from blockvid.cli import main
 from blockvid.recipes import RECIPES
 from blockvid.recipes.posttraining import PostTraining
 from blockvid.training.objectives import BlockForcing, FlowMatching, Sum, VelocityForcing
 from blockvid.training.self_forcing import SelfForcing
 from blockvid.video import write_video
-
-Run = Callable[..., tuple[int, str, str]]
-PROGRAM = [sys.executable, "-c", "from blockvid.cli import main; main()"]
+from command_line import PROGRAM, Run, interruptible, refused
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """The command line in this process, in a folder of its own: exit status, stdout, stderr."""
+@pytest.fixture(autouse=True)
+def own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Runs go to the current folder."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["blockvid", *map(str, arguments)])
-        capsys.readouterr()
-        status = 0
-        try:
-            main()
-        except SystemExit as end:
-            status = int(end.code or 0)
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return call
 
 
 def lines(file: Path) -> list[dict[str, float]]:
@@ -60,7 +42,6 @@ def test_sixty_steps_lower_the_loss_of_what_was_not_learned_from(run: Run, tmp_p
 def test_stopped_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     options = ["--steps", "40", "--save", "1000", "--log", "1"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    interruptible = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
     command = [*PROGRAM, "train", "debug", "-o", "stopped", *options]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, preexec_fn=interruptible, **pipes)
@@ -98,9 +79,7 @@ def test_stopped_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_unusable_options(run: Run, arguments: list[str], offending: str) -> None:
-    status, _, err = run("train", *arguments)
-    assert status == 2 and err.startswith("blockvid: ") and len(err.splitlines()) == 1, err
-    assert offending in err and "; " in err, err
+    refused(run("train", *arguments), offending)
 
 
 def test_a_run_under_another_configuration_is_refused(run: Run) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Self
 
 from rich.console import Console
 
@@ -16,6 +17,34 @@ err = Console(stderr=True)
 def say(console: Console, text: str) -> None:
     """Text as it is: file names may hold brackets, and lines are for grep."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+class Bar:
+    """Live progress on a terminal; where there is none, `show` prints lines that are worth one."""
+
+    def __init__(self, first: str) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[note]}"))
+        self._bar = Progress(*columns, console=err, disable=not err.is_terminal, transient=True)
+        self._task = self._bar.add_task(first, total=None, note="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Leave the terminal to others."""
+        self._bar.stop()
+
+    def show(self, where: str, note: str, share: float | None, line: str | None = None) -> None:
+        """`share` of the work is done, None: unknown; `line` is printed if there is no terminal."""
+        self._bar.update(self._task, completed=share or 0.0, total=share and 1.0, description=where, note=note)
+        if line is not None and not err.is_terminal:
+            say(err, line)
 
 
 def clock(seconds: float) -> str:

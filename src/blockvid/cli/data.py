@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from blockvid.cli.console import clock, err, out, quiet_libraries, say
+from blockvid.cli.console import Bar, clock, err, out, quiet_libraries, say
 from blockvid.cli.options import Model, default
 from blockvid.errors import InputError
 
@@ -46,7 +46,8 @@ class Encode:
         models = self.model.load().models
         options = Options(captions=self.captions, part=self.part, retry=self.retry)
         try:
-            done = encode(self.videos, self.out, models, options, _show)
+            with Bar("reading") as bar:
+                done = encode(self.videos, self.out, models, options, _Display(bar).show)
         except KeyboardInterrupt:
             say(err, "stopped; finished videos are kept, and the same command goes on")
             raise
@@ -78,9 +79,18 @@ class Ls:
         say(out, f"{size}; encoded with {dataset.model}, text by {dataset.text}; sound")
 
 
-def _show(progress: Progress) -> None:
-    left = "" if progress.seconds_left is None else f", {clock(progress.seconds_left)} left"
-    say(err, f"{progress.finished} of {progress.videos} videos, {progress.chunks} chunks{left}: {progress.video}")
+class _Display:
+    """Chunks stored and the time to go; a line per video where there is no terminal."""
+
+    def __init__(self, bar: Bar) -> None:
+        self.bar, self.finished = bar, 0
+
+    def show(self, progress: Progress) -> None:
+        left = "" if progress.seconds_left is None else f", {clock(progress.seconds_left)} left"
+        where, note = f"{progress.finished} of {progress.videos} videos", f"{progress.chunks} chunks{left}"
+        line = f"{where}, {note}: {progress.video}" if progress.finished > self.finished else None
+        self.bar.show(where, note, progress.finished / progress.videos, line)
+        self.finished = progress.finished
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import tyro
 from rich.table import Table
 from rich.text import Text
 
-from blockvid.cli.console import clock, err, memory_note, out, quiet_libraries, say
+from blockvid.cli.console import Bar, clock, err, memory_note, out, quiet_libraries, say
 from blockvid.cli.options import Memory, Model, Noise, Watching, default
 from blockvid.errors import InputError
 
@@ -85,19 +85,20 @@ class Generate:
         check_target(self.out.absolute())
         existing = Existing.RESUME if self.resume else Existing.OVERWRITE if self.overwrite else Existing.REFUSE
         began = time.perf_counter()
-        with _Display(f"loading {self.model.name}") as display:
+        with Bar(f"loading {self.model.name}") as bar:
+            display = _Display(bar)
             try:
                 pipe = self.model.load()
                 sheet = generate(pipe, storyboard, self.out, settings, existing, display.show, self.trace, rules)
             except DriftError as reason:
-                display.stop()
+                bar.stop()
                 say(
                     err,
                     f"stopped: {reason}; {display.written(self.out)}; to go on, give --resume and another --stop-at",
                 )
                 sys.exit(1)
             except KeyboardInterrupt:
-                display.stop()
+                bar.stop()
                 say(err, f"stopped; {display.written(self.out)}; to continue, give the same command with --resume")
                 raise
         say(out, f"{self.out}: {storyboard.seconds:g} s of video in {time.perf_counter() - began:.0f} s")
@@ -151,26 +152,12 @@ class Generate:
 
 
 class _Display:
-    """Live progress on a terminal; a line per chunk where there is none."""
+    """How far a generation is, and what there is to see of it."""
 
-    def __init__(self, first: str) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[note]}"))
-        self.bar = Progress(*columns, console=err, disable=not err.is_terminal, transient=True)
-        self.task = self.bar.add_task(first, total=1.0, note="")
+    def __init__(self, bar: Bar) -> None:
+        self.bar = bar
         self.begun: float | None = None
         self.finished = 0
-
-    def __enter__(self) -> _Display:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def stop(self) -> None:
-        self.bar.stop()
 
     def written(self, video: Path) -> str:
         """What there is to see so far."""
@@ -186,15 +173,12 @@ class _Display:
         rate = f"{event.frames / event.elapsed:.1f} frames/s, " if event.frames else ""
         note = f"{rate}{clock(left)} left, {memory_note()}"
         where = f"chunk {event.chunk + 1} of {event.chunks}"
-        self.bar.update(
-            self.task, completed=event.fraction, description=f"{where}, step {event.step} of {event.steps}", note=note
-        )
-        if event.finished:
+        written = f"{where} written, {note}" if event.finished else None
+        if event.finished:  # before it is said: an interrupt may follow at once
             self.finished = event.chunk + 1
-            if not err.is_terminal:
-                say(err, f"{where} written, {note}")
-            if event.drift is not None:
-                say(err, f"chunk {event.chunk + 1}: {_drift(event.drift)}")
+        self.bar.show(f"{where}, step {event.step} of {event.steps}", note, event.fraction, written)
+        if event.drift is not None:
+            say(err, f"chunk {event.chunk + 1}: {_drift(event.drift)}")
 
 
 def _drift(drift: ChunkDrift) -> str:

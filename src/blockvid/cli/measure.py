@@ -6,6 +6,7 @@ import dataclasses
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,7 +14,7 @@ import tyro
 from rich.table import Table
 from rich.text import Text
 
-from blockvid.cli.console import clock, err, out, quiet_libraries, say
+from blockvid.cli.console import Bar, clock, err, out, quiet_libraries, say
 from blockvid.cli.options import default
 from blockvid.errors import InputError
 
@@ -126,12 +127,13 @@ class Eval:
         quiet_libraries()
         generated, captions = self._bench(), self._captions()
         evaluation = self._evaluation()
-        with _Bar() as bar:
+        with Bar("looking") as bar:
+            watch = partial(_show, bar)
             try:
                 if generated is None:
-                    results = evaluation(list(self.videos), captions, watch=bar.show)
+                    results = evaluation(list(self.videos), captions, watch=watch)
                 else:
-                    results = generated.labelled(evaluation(generated.videos, generated.captions, watch=bar.show))
+                    results = generated.labelled(evaluation(generated.videos, generated.captions, watch=watch))
             except KeyboardInterrupt:
                 bar.stop()
                 say(err, "stopped; what was seen of each frame is kept, and the same command goes on")
@@ -345,36 +347,14 @@ class WeightsCommand:
         self.command()
 
 
-class _Bar:
+def _show(bar: Bar, progress: Progress) -> None:
     """Frames read, videos done and the time to go; a line per video where there is no terminal."""
-
-    def __init__(self) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[note]}"))
-        self.bar = Progress(*columns, console=err, disable=not err.is_terminal, transient=True)
-        self.task = self.bar.add_task("looking", total=None, note="")
-
-    def __enter__(self) -> _Bar:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def stop(self) -> None:
-        self.bar.stop()
-
-    def show(self, progress: Progress) -> None:
-        left = progress.remaining
-        rate = f"{progress.frames / progress.elapsed:.0f} frames/s, " if progress.elapsed and progress.frames else ""
-        note = f"{rate}{'' if left is None else clock(left) + ' left'}"
-        where = f"{progress.done} of {progress.videos} videos"
-        self.bar.update(
-            self.task, completed=progress.frames, total=progress.expected or None, description=where, note=note
-        )
-        if progress.video is not None and not err.is_terminal:
-            say(err, f"{where}: {progress.video.name} {progress.video.status}, {note}")
+    left = progress.remaining
+    rate = f"{progress.frames / progress.elapsed:.0f} frames/s, " if progress.elapsed and progress.frames else ""
+    note = f"{rate}{'' if left is None else clock(left) + ' left'}"
+    where, video = f"{progress.done} of {progress.videos} videos", progress.video
+    line = None if video is None else f"{where}: {video.name} {video.status}, {note}"
+    bar.show(where, note, progress.frames / progress.expected if progress.expected else None, line)
 
 
 def _print(results: Results) -> None:
