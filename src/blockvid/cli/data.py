@@ -33,6 +33,10 @@ class Encode:
     """A file in a form of docs/lvbench.md, with entries named as the videos."""
     part: Literal["train", "eval"] = "train"
     """Which part of a divided file of captions is taken."""
+    latents: Literal["float16", "bfloat16", "float32"] = "float16"
+    """How latents are stored."""
+    shard_bytes: int = 1_000_000_000
+    """Size from which a new shard is begun."""
     retry: bool = False
     """Try again what failed before."""
     model: tyro.conf.OmitArgPrefixes[Model] = dataclasses.field(default_factory=Model)
@@ -44,7 +48,7 @@ class Encode:
         if not self.videos.is_dir():
             raise InputError(f"{self.videos} is no folder; name one that holds captioned videos")
         models = self.model.load().models
-        options = Options(captions=self.captions, part=self.part, retry=self.retry)
+        options = Options(self.captions, self.part, self.latents, self.shard_bytes, self.retry)
         try:
             with Bar("reading") as bar:
                 done = encode(self.videos, self.out, models, options, _Display(bar).show)

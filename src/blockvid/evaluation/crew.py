@@ -150,6 +150,20 @@ class _Last:
     video: VideoRecord
 
 
+@dataclass(frozen=True)
+class _Confessing:
+    """Says what ends this process, and lets it end: a mistake of ours costs its video, and is not hidden."""
+
+    connection: Connection
+    video: VideoRecord
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception):
+            self.connection.send(_Last(failed(self.video, error)))
+
+
 class _DeathError(Exception):
     """A process ended before its video did."""
 
@@ -192,13 +206,11 @@ def _serve(connection: Connection, work: Work, threads: int) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError), _threads(threads):
         while True:
             job: Job = connection.recv()
-            try:
-                connection.send(work(job, connection.send))
-            except StorageError as error:
-                connection.send(error)
-            except Exception as error:
-                connection.send(_Last(failed(job.video, error)))
-                raise
+            with _Confessing(connection, job.video):
+                try:
+                    connection.send(work(job, connection.send))
+                except StorageError as error:
+                    connection.send(error)
 
 
 @contextlib.contextmanager
