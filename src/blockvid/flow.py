@@ -80,6 +80,15 @@ def original_sigma_grid(steps: int, shift: float) -> tuple[float, ...]:
     return _closed([shift_sigma(u, shift) for u in _evenly(1 - 1 / TIMESTEPS, 0.0, steps)])
 
 
+def few_step_grid(steps: int, shift: float) -> tuple[float, ...]:
+    """The steps + 1 descending levels that few-step students learn: 1 towards 0 evenly, then shifted.
+
+    4 steps at shift 5 are the timesteps 1000, 937.5, 833.3 and 625 of Self Forcing (arXiv 2506.08009).
+    Raises InputError unless steps >= 1 and shift > 0.
+    """
+    return _closed([min(1.0, shift_sigma(u, shift)) for u in _evenly(1.0, 0.0, steps)])
+
+
 def sample_sigma(shape: Sequence[int], shift: float, generator: torch.Generator) -> Float[Tensor, "*shape"]:
     """Training levels: uniform in [0, 1), shifted as the sampling grid is. On the generator's device."""
     return shift_sigma(torch.rand(tuple(shape), generator=generator, device=generator.device), shift)

@@ -19,7 +19,7 @@ from blockvid.attention.policies import KeyValuePolicy, Window, recalls, similar
 from blockvid.attention.rope import MAX_POSITION, grid_positions
 from blockvid.attention.storage import Storage
 from blockvid.errors import InputError
-from blockvid.flow import ChunkSchedule, sigma_grid
+from blockvid.flow import ChunkSchedule
 from blockvid.geometry import Geometry
 from blockvid.model.device import pick_device, pick_dtype
 from blockvid.model.dit import TextContext
@@ -29,7 +29,7 @@ from blockvid.sampling.denoiser import Guided, VelocityDenoiser
 from blockvid.sampling.noise import BoundaryNoise, Start, chunk_seed
 from blockvid.sampling.plans import Chunkwise
 from blockvid.sampling.sampler import Condition, Progress, sample
-from blockvid.sampling.solvers import Euler, Solver, UniPC
+from blockvid.sampling.solvers import Euler, Renoise, Solver, UniPC
 from blockvid.storyboard import Chunk, Storyboard
 from blockvid.trace.record import ChunkTrace, Recalled
 from blockvid.video import read_image
@@ -37,7 +37,7 @@ from blockvid.video import read_image
 if TYPE_CHECKING:
     from blockvid.model.autoencoder import Autoencoder
 
-SOLVERS: dict[str, Solver] = {"unipc": UniPC(), "euler": Euler()}
+SOLVERS: dict[str, Solver] = {"unipc": UniPC(), "euler": Euler(), "renoise": Renoise()}
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ class Settings:
             raise InputError(f"seed {made.seed} is outside 0 to 2^63 - 1, as in a storyboard; use a number such as 0")
         if made.steps > 1000:
             raise InputError(f"{made.steps} steps are more than the 1000 levels a model tells apart; use 10 to 50")
-        sigma_grid(made.steps, made.shift)
+        assert made.solver is not None
+        made.solver.grid(made.steps, made.shift)
         salience, layers = made.policy.salience, len(models.dit.blocks)
         if salience is not None and salience.layer is not None and salience.layer >= layers:
             raise InputError(
@@ -215,7 +216,7 @@ class Take:
             decoder.load(state.decoder)
         settings = self.settings
         assert settings.steps is not None and settings.shift is not None and settings.solver is not None
-        grid = sigma_grid(settings.steps, settings.shift)
+        grid = settings.solver.grid(settings.steps, settings.shift)
         indices = range(start, len(self.chunks))
         plan = Chunkwise(self.starts)
         for event in sample(plan, settings.solver, grid, indices, self.begin, self.condition, self.commit):
@@ -236,11 +237,12 @@ class Take:
             clean = picture_latent(self.models.autoencoder, read_image(path, g.width, g.height), index > 0)
         shape = (g.latent_channels, g.latent_height, g.latent_width)
         seeds = [self.settings.seed if chunk.seed is None else chunk.seed for chunk in self.chunks]
+        seed = chunk_seed(seeds[index], index)
         noise = self.settings.noise(index, seeds, [chunk.frames for chunk in self.chunks], shape, self.device)
         if self.starts and index > 0:
             assert self.latents is not None
-            return Start.warm(clean, noise, self.latents.to(self.device), self.starts[index])
-        return Start.after(clean, noise)
+            return Start.warm(clean, noise, self.latents.to(self.device), self.starts[index], seed)
+        return Start.after(clean, noise, seed)
 
     def condition(self, chunks: tuple[int, ...]) -> Condition:
         """The chunk's prompt (and the negative prompt) and the past that the policy recalls."""

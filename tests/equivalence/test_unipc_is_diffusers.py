@@ -49,7 +49,7 @@ def test_every_step(steps: int, shift: float, solver: UniPC, dtype: torch.dtype,
     grid = sigma_grid(steps, shift)
     scheduler.sigmas = torch.tensor(grid, dtype=torch.float64)  # as it is, their float32 grid rounds the coefficients
     ours = theirs = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0), dtype=dtype)
-    state = solver.start()
+    state = solver.start(0)
     for timestep, (now, after) in zip(scheduler.timesteps, pairwise(grid), strict=True):
         sigma, sigma_next = (torch.full((2, 4), level, dtype=torch.float64) for level in (now, after))
         theirs = scheduler.step(bent(theirs, sigma), timestep, theirs).prev_sample

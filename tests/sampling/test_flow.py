@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from blockvid.errors import InputError
 from blockvid.flow import (
     TIMESTEPS,
+    few_step_grid,
     noised,
     original_sigma_grid,
     sample_sigma,
@@ -25,7 +26,7 @@ from blockvid.flow import (
 
 SHIFTS = st.floats(0.1, 20)
 LEVELS = st.floats(0, 1)
-GRIDS = pytest.mark.parametrize("grid", [sigma_grid, original_sigma_grid])
+GRIDS = pytest.mark.parametrize("grid", [sigma_grid, original_sigma_grid, few_step_grid])
 
 
 def latents(seed: int) -> torch.Tensor:
@@ -62,9 +63,7 @@ def test_shifts_compose_and_keep_the_ends(u: float, a: float, b: float) -> None:
 
 
 def test_warped_few_step_list_of_self_forcing() -> None:
-    assert [TIMESTEPS * shift_sigma(u, 5.0) for u in (1.0, 0.75, 0.5, 0.25)] == pytest.approx(
-        [1000, 937.5, 833 + 1 / 3, 625]
-    )
+    assert [TIMESTEPS * sigma for sigma in few_step_grid(4, 5.0)] == pytest.approx([1000, 937.5, 833 + 1 / 3, 625, 0])
 
 
 def test_original_grid_gives_the_timesteps_of_wan() -> None:
@@ -75,9 +74,9 @@ def test_original_grid_gives_the_timesteps_of_wan() -> None:
 
 @given(st.integers(1, 200), SHIFTS)
 def test_grids_fall_strictly_to_zero(steps: int, shift: float) -> None:
-    for grid in (sigma_grid(steps, shift), original_sigma_grid(steps, shift)):
+    for grid in (sigma_grid(steps, shift), original_sigma_grid(steps, shift), few_step_grid(steps, shift)):
         assert len(grid) == steps + 1
-        assert grid[0] < 1
+        assert grid[0] <= 1
         assert grid[-1] == 0
         assert all(a > b for a, b in pairwise(grid))
 

@@ -32,7 +32,7 @@ def descend(
 ) -> list[tuple[Tensor, Tensor]]:
     """(x, its levels) before every step of one chunk and after the last."""
     level = lambda sigma: torch.where(start.known, 0.0, torch.tensor(sigma, dtype=torch.float64)).expand(2, -1)  # noqa: E731
-    path, state = [(start.x, level(steps[0].sigma[0]))], solver.start()
+    path, state = [(start.x, level(steps[0].sigma[0]))], solver.start(0)
     for step in steps:
         x, sigma, sigma_next = path[-1][0], level(step.sigma[0]), level(step.sigma_next[0])
         x, state = solver(x, denoise(x, sigma), sigma, sigma_next, state)

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from blockvid.errors import InputError
 from blockvid.flow import noised, original_sigma_grid, over_frames, sigma_grid
-from blockvid.sampling.solvers import Euler, Solver, UniPC
+from blockvid.sampling.noise import fresh_noise
+from blockvid.sampling.solvers import Euler, Renoise, Solver, UniPC
 
-SOLVERS = [Euler(), UniPC(), UniPC(order=1), UniPC(corrector=False)]
-every_solver = pytest.mark.parametrize("solver", SOLVERS, ids=repr)
+ODE = [Euler(), UniPC(), UniPC(order=1), UniPC(corrector=False)]
+every_solver = pytest.mark.parametrize("solver", [*ODE, Renoise()], ids=repr)
+every_ode_solver = pytest.mark.parametrize("solver", ODE, ids=repr)
 SHAPE = (2, 3, 4, 2, 2)  # b c f h w
 
 
@@ -32,17 +34,17 @@ def bent(x: Tensor, sigma: Tensor) -> Tensor:
 
 
 def solve(solver: Solver, denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, grid: Sequence[float]) -> Tensor:
-    state = solver.start()
+    state = solver.start(0)
     for sigma, sigma_next in pairwise(map(level, grid)):
         x, state = solver(x, denoise(x, sigma), sigma, sigma_next, state)
     return x
 
 
-@every_solver
+@every_ode_solver
 @pytest.mark.parametrize("first", [1.0, 0.999])
 def test_an_oracle_is_followed_along_the_straight_path(solver: Solver, first: float) -> None:
     x0, eps = draw(0), draw(1)
-    x, state = noised(x0, eps, level(first)), solver.start()
+    x, state = noised(x0, eps, level(first)), solver.start(0)
     for sigma, sigma_next in pairwise([first, 0.9, 0.5, 0.45, 0.1, 0.0]):
         x, state = solver(x, x0, level(sigma), level(sigma_next), state)
         torch.testing.assert_close(x, noised(x0, eps, level(sigma_next)), atol=1e-12, rtol=0)
@@ -52,7 +54,7 @@ def test_an_oracle_is_followed_along_the_straight_path(solver: Solver, first: fl
 @every_solver
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_the_last_step_returns_the_prediction_exactly(solver: Solver, dtype: torch.dtype) -> None:
-    x, state = draw(0, dtype), solver.start()
+    x, state = draw(0, dtype), solver.start(0)
     for sigma, sigma_next in pairwise(map(level, sigma_grid(6, 5.0))):
         x0 = bent(x, sigma)
         x, state = solver(x, x0, sigma, sigma_next, state)
@@ -91,11 +93,11 @@ def test_first_order_unipc_without_corrector_is_euler() -> None:
     )
 
 
-@every_solver
+@every_ode_solver
 def test_frames_at_their_own_levels_move_as_if_alone(solver: Solver) -> None:
     """Frame i starts i steps late and waits at its level until then: diffusion forcing with one solver state."""
     grid, lag = sigma_grid(6, 5.0), 2
-    x, state = draw(0), solver.start()
+    x, state = draw(0), solver.start(0)
     together = solve(solver, bent, x, grid)
     for now in range(len(grid) - 1 + 3 * lag):
         at = [min(max(now - lag * frame, 0), len(grid) - 1) for frame in range(4)]
@@ -112,17 +114,29 @@ def test_frames_at_their_own_levels_move_as_if_alone(solver: Solver) -> None:
 def test_a_step_is_a_function(solver: Solver) -> None:
     """Neither the latents nor the state given are changed, so a step can be taken again."""
     grid = [level(sigma) for sigma in sigma_grid(4, 5.0)]
-    x, state = solver(draw(0), bent(draw(0), grid[0]), grid[0], grid[1], solver.start())
+    x, state = solver(draw(0), bent(draw(0), grid[0]), grid[0], grid[1], solver.start(0))
     once, after = solver(x, bent(x, grid[1]), grid[1], grid[2], state)
     solver(once, bent(once, grid[2]), grid[2], grid[3], after)
     again, _ = solver(x, bent(x, grid[1]), grid[1], grid[2], state)
     assert torch.equal(once, again)
 
 
+def test_renoising_forgets_all_but_the_prediction() -> None:
+    """Whatever x was, the next is the prediction under noise of its own: of the chunk's seed and the step's number."""
+    x0, (now, after) = draw(0), map(level, (0.9, 0.5))
+    made, state = Renoise()(draw(1), x0, now, after, Renoise().start(7))
+    assert torch.equal(made, noised(x0, fresh_noise(7, 0, SHAPE).double(), after))
+    assert torch.equal(made, Renoise()(draw(2), x0, now, after, Renoise().start(7))[0])
+    later, _ = Renoise()(made, x0, now, after, state)
+    other, _ = Renoise()(made, x0, now, after, Renoise().start(8))
+    assert not torch.equal(later, made)
+    assert not torch.equal(other, made)
+
+
 @every_solver
 def test_gradients_pass_frames_that_wait(solver: Solver) -> None:
     x = draw(0).requires_grad_()
-    y, state = x, solver.start()
+    y, state = x, solver.start(0)
     for now, after in pairwise([1.0, 0.6, 0.2, 0.0]):
         sigma, sigma_next = level([0.0, now, now, now]), level([0.0, after, after, after])
         y, state = solver(y, bent(y, sigma), sigma, sigma_next, state)

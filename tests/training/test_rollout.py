@@ -17,12 +17,12 @@ from blockvid.attention.policies import Full as Everything
 from blockvid.attention.rope import grid_positions
 from blockvid.attention.salience import Salience
 from blockvid.errors import InputError
-from blockvid.flow import noised
 from blockvid.model.dit import BlockDiT, TextContext
 from blockvid.sampling.denoiser import VelocityDenoiser
-from blockvid.sampling.noise import Start
+from blockvid.sampling.noise import Start, base_noise, fresh_noise
 from blockvid.sampling.plans import Chunkwise
 from blockvid.sampling.sampler import Condition, Finished, sample
+from blockvid.sampling.solvers import Renoise
 from blockvid.training.batch import Batch
 from blockvid.training.rollout import Rolled, Rollout
 from tiny_models import transformer
@@ -84,6 +84,7 @@ def gradients(network: BlockDiT, loss: Tensor) -> dict[str, Tensor]:
 
 def test_the_levels_are_the_warped_step_list() -> None:
     assert Rollout().levels == pytest.approx((1.0, 0.9375, 5 / 6, 0.625))
+    assert (*Rollout().levels, 0.0) == Renoise().grid(4, 5.0)
 
 
 @pytest.mark.parametrize("exits", [(0, 0, 0, 0), (3, 3, 3, 3), (0, 2, 3, 1), (2, 1), (3,)], ids=str)
@@ -103,25 +104,18 @@ def test_an_oracle_returns_the_data(policy: KeyValuePolicy, exits: tuple[int, ..
     torch.testing.assert_close(made, data.latents[:, :, -made.shape[2] :], rtol=0, atol=1e-5)
 
 
-class Renoise:
-    """The solver of few-step students: x0 noised anew, with the noise that is given for each chunk and step."""
-
-    def __init__(self, given: list[list[Tensor]]) -> None:
-        self.given = iter(given)
-
-    def start(self) -> list[Tensor]:
-        return next(self.given)[1:]
-
-    def __call__(self, x, x0, sigma, sigma_next, state):
-        return (noised(x0, state[0], sigma_next.to(x0)), state[1:]) if (sigma_next > 0).all() else (x0, state)
+def sampling_noise(data: Batch, levels: int = 4) -> list[Tensor]:
+    """What the sampler starts chunk c of seed c from, then what `Renoise` noises it with after each step."""
+    shapes = [(1, 4, frames, SIDE, SIDE) for frames in data.frames]
+    first = [base_noise(0, c, shape) for c, shape in enumerate(shapes)]
+    later = [[fresh_noise(c, step, shape) for c, shape in enumerate(shapes)] for step in range(levels - 1)]
+    return [torch.cat(eps, dim=2) for eps in (first, *later)]
 
 
 @torch.no_grad()
-def generated(network: BlockDiT, policy: KeyValuePolicy, data: Batch, levels: Sequence[float]) -> Tensor:
+def generated(network: BlockDiT, policy: KeyValuePolicy, data: Batch) -> Tensor:
     """One row, by the sampler that makes videos."""
-    given = [
-        list(chunk) for chunk in zip(*(eps.split(data.frames, 2) for eps in noise(data, len(data.frames))), strict=True)
-    ]
+    first = sampling_noise(data)[0].split(data.frames, dim=2)
     cache = KVCache(recalls(policy, similarity(data.pooled[0])), network.rope)
     starts = (0, *accumulate(data.frames))
 
@@ -135,10 +129,9 @@ def generated(network: BlockDiT, policy: KeyValuePolicy, data: Batch, levels: Se
         seen = Cached(network.rope, cache.recall(c, starts[c]), positions)
         return Condition(VelocityDenoiser(network), text, seen, writer)
 
-    begin = lambda c: Start.after(None, given[c][0])  # noqa: E731
-    events = sample(
-        Chunkwise(), Renoise(given), (*levels, 0.0), range(len(data.frames)), begin, condition, cache.append
-    )
+    begin = lambda c: Start.after(None, first[c], seed=c)  # noqa: E731
+    grid = Renoise().grid(4, 5.0)
+    events = sample(Chunkwise(), Renoise(), grid, range(len(data.frames)), begin, condition, cache.append)
     return torch.cat([event.latents for event in events if isinstance(event, Finished)], dim=2)
 
 
@@ -147,12 +140,13 @@ def test_without_gradient_it_is_generation(policy: KeyValuePolicy) -> None:
     """Few-step generation by `sample` under the same noise, bit for bit; with a gradient the numbers are no others."""
     network, data = model(), batch(FRAMES, rows=1)
     rollout = Rollout(policy=policy)
-    expected = generated(network, policy, data, rollout.levels)
-    made = roll(network, rollout, data, (3, 3, 3, 3)).latents
+    expected = generated(network, policy, data)
+    made = rollout(network, data, (3, 3, 3, 3), sampling_noise(data), torch.Generator()).latents
     assert made.requires_grad
     assert torch.equal(made, expected)
     with torch.no_grad():
-        assert torch.equal(roll(network, rollout, data, (3, 3, 3, 3)).latents, expected)
+        again = rollout(network, data, (3, 3, 3, 3), sampling_noise(data), torch.Generator())
+        assert torch.equal(again.latents, expected)
 
 
 def test_real_chunks_are_context_as_rolled_ones_are() -> None:

@@ -48,8 +48,8 @@ class Generate:
     time."""
     shift: Annotated[float | None, default("the model's", "NUMBER")] = None
     """Warp of the noise levels: larger spends more steps at high noise."""
-    solver: Annotated[Literal["unipc", "euler"] | None, default("the model's", "unipc|euler")] = None
-    """unipc needs fewer steps; euler is the plainest there is."""
+    solver: Annotated[Literal["unipc", "euler", "renoise"] | None, default("the model's", "unipc|euler|renoise")] = None
+    """unipc needs fewer steps; euler is the plainest there is; renoise is for few-step students (Self Forcing)."""
     negative_prompt: Annotated[str | None, default("the storyboard's, else the model's", "TEXT")] = None
     """What to stay away from, when guidance is not 1."""
     index: int = 0

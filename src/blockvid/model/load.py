@@ -53,7 +53,7 @@ class Defaults:
     guidance: float
     shift: float
     negative_prompt: str
-    solver: Literal["unipc", "euler"] = "unipc"
+    solver: Literal["unipc", "euler", "renoise"] = "unipc"
 
     def __post_init__(self) -> None:
         if self.steps < 1:

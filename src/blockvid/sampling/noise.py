@@ -39,6 +39,11 @@ def base_noise(
     return _normal(chunk_seed(seed, chunk), shape).to(device, dtype)
 
 
+def fresh_noise(seed: int, step: int, shape: Sequence[int]) -> Float[Tensor, "b c f h w"]:
+    """What a chunk of this `chunk_seed` is noised with anew after solver step `step`; float32 on the CPU."""
+    return _normal(_derived(seed, "step", step), shape)
+
+
 @dataclass(frozen=True)
 class BoundaryNoise:
     """The noise of every chunk of a video, shuffled around the boundaries between chunks (Eqs. 12 and 13).
@@ -128,13 +133,15 @@ class Start:
 
     x: Float[Tensor, "b c f h w"]
     known: Bool[Tensor, " f"]
+    seed: int = 0
+    """Of noise that a solver draws on the way."""
 
     @classmethod
-    def after(cls, clean: Float[Tensor, "b c k h w"] | None, noise: Float[Tensor, "b c f h w"]) -> Start:
+    def after(cls, clean: Float[Tensor, "b c k h w"] | None, noise: Float[Tensor, "b c f h w"], seed: int = 0) -> Start:
         """Noise whose first k frames are given: the image latent of text + image to video. None: nothing is given."""
         given = 0 if clean is None else clean.shape[2]
         x = noise if clean is None else torch.cat([clean.to(noise), noise[:, :, given:]], dim=2)
-        return cls(x, known=torch.arange(noise.shape[2]) < given)
+        return cls(x, torch.arange(noise.shape[2]) < given, seed)
 
     @classmethod
     def warm(
@@ -143,6 +150,7 @@ class Start:
         noise: Float[Tensor, "b c f h w"],
         previous: Float[Tensor, "b c p h w"],
         level: float,
+        seed: int = 0,
     ) -> Start:
         """The previous chunk's clean latents noised to `level` in (0, 1], where `after` has noise alone.
 
@@ -155,7 +163,7 @@ class Start:
         like = previous.to(noise)[:, :, -frames:]
         still = repeat(like[:, :, -1], "b c h w -> b c f h w", f=frames - like.shape[2])
         at = torch.full((noise.shape[0], frames), level, dtype=noise.dtype, device=noise.device)
-        return cls.after(clean, noised(torch.cat([like, still], dim=2), noise, at))
+        return cls.after(clean, noised(torch.cat([like, still], dim=2), noise, at), seed)
 
 
 @dataclass(frozen=True)

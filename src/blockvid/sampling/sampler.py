@@ -90,7 +90,7 @@ def sample(
         else:
             for chunk in [chunk for chunk in move.chunks if chunk not in moving]:
                 start = begin(chunk)
-                moving[chunk] = _Moving(start.x, start.known.cpu(), solver.start())
+                moving[chunk] = _Moving(start.x, start.known.cpu(), solver.start(start.seed))
             moving |= _advance(move, [moving[chunk] for chunk in move.chunks], solver, seen)
             yield Progress(move.chunks, tuple(moving[chunk].updates for chunk in move.chunks), len(grid) - 1)
 

@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from blockvid.errors import InputError
-from blockvid.flow import over_frames
+from blockvid.flow import few_step_grid, noised, over_frames, sigma_grid
+from blockvid.sampling.noise import fresh_noise
 
 Latents = Float[Tensor, "b c f h w"]
 Levels = Float[Tensor, "b f"]
@@ -26,8 +27,12 @@ State = TypeVar("State")
 class SolverProtocol(Protocol[State]):
     """Moves latents x from sigma to sigma_next, given x0, the data predicted at (x, sigma)."""
 
-    def start(self) -> State:
-        """The state before a chunk's first step."""
+    def grid(self, steps: int, shift: float) -> tuple[float, ...]:
+        """The steps + 1 levels, falling to 0, that it is meant to visit."""
+        ...
+
+    def start(self, seed: int) -> State:
+        """The state before a chunk's first step; `seed` is the chunk's own."""
         ...
 
     def __call__(
@@ -41,7 +46,10 @@ class SolverProtocol(Protocol[State]):
 class Euler:
     """x' = (sigma'/sigma) x + (1 - sigma'/sigma) x0, which is x + (sigma' - sigma) v. First order, no memory."""
 
-    def start(self) -> None:
+    def grid(self, steps: int, shift: float) -> tuple[float, ...]:
+        return sigma_grid(steps, shift)
+
+    def start(self, seed: int) -> None:  # noqa: ARG002
         return None
 
     def __call__(self, x: Latents, x0: Latents, sigma: Levels, sigma_next: Levels, state: None) -> tuple[Latents, None]:
@@ -77,7 +85,10 @@ class UniPC:
         if self.order not in (1, 2):
             raise InputError(f"UniPC of order {self.order} is not available; use order 1 or 2")
 
-    def start(self) -> UniPCState | None:
+    def grid(self, steps: int, shift: float) -> tuple[float, ...]:
+        return sigma_grid(steps, shift)
+
+    def start(self, seed: int) -> UniPCState | None:  # noqa: ARG002
         return None
 
     def __call__(
@@ -156,4 +167,28 @@ def _blend(where: Bool[Tensor, "b f"], terms: list[tuple[Levels, Latents]], othe
     return torch.where(over_frames(where).to(total.device), total.to(otherwise.dtype), otherwise)
 
 
-Solver = Euler | UniPC
+@dataclass(frozen=True)
+class Renoise:
+    """x' = (1 - sigma') x0 + sigma' eps with new noise at every step: how few-step students are trained and sampled.
+
+    `training.rollout.Rollout` descends in the same way (consistency sampling; Self Forcing, arXiv 2506.08009, Alg. 1).
+    """
+
+    def grid(self, steps: int, shift: float) -> tuple[float, ...]:
+        return few_step_grid(steps, shift)
+
+    def start(self, seed: int) -> tuple[int, int]:
+        """The chunk's seed, and how many steps it has made."""
+        return seed, 0
+
+    def __call__(
+        self, x: Latents, x0: Latents, sigma: Levels, sigma_next: Levels, state: tuple[int, int]
+    ) -> tuple[Latents, tuple[int, int]]:
+        seed, step = state
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        eps = fresh_noise(seed, step, x.shape).to(x.device, dtype)
+        fresh = noised(x0.to(dtype), eps, sigma_next.to(x.device, dtype)).to(x.dtype)
+        return torch.where(over_frames(sigma != sigma_next).to(x.device), fresh, x), (seed, step + 1)
+
+
+Solver = Euler | UniPC | Renoise
