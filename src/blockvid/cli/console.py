@@ -55,11 +55,14 @@ def clock(seconds: float) -> str:
 
 def memory_note() -> str:
     """The most memory that this process has had."""
-    return f"{_peak() / 1e9:.1f} GB at most"
+    return f"{peak_memory() / 1e9:.1f} GB at most"
 
 
-def _peak() -> float:
-    """In bytes. Linux counts the parent's memory in `ru_maxrss` of a new process, and has the truth in /proc."""
+def peak_memory() -> float:
+    """The most resident memory that this process has had, in bytes.
+
+    Linux counts the parent's memory in `ru_maxrss` of a new process, and has the truth in /proc.
+    """
     status = Path("/proc/self/status")
     if status.exists() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
         return int(found[1]) * 1024
