@@ -27,7 +27,7 @@ from blockvid.model.dit import BlockDiT, TextContext
 from blockvid.recipes.storybook import GEOMETRY, storybook_base
 from blockvid.training.batch import Batch
 from blockvid.training.cost import cost
-from blockvid.training.densities import CleanPrefix, Independent, Mixture
+from blockvid.training.densities import continuing
 from blockvid.training.loop import Cadence, Loop, Plan, losses_of
 from blockvid.training.objectives import FlowMatching
 from blockvid.training.objectives.visibility import Causal
@@ -64,8 +64,7 @@ class Made:
 
 def objective() -> FlowMatching:
     """Flow matching as post-training has it: half of the samples continue clean chunks, two similar ones recalled."""
-    rest = Independent(clean=0.25)
-    return FlowMatching(Mixture((rest, CleanPrefix(rest)), (0.5, 0.5)), Causal(Semantic(SIMILAR)))
+    return FlowMatching(continuing(), Causal(Semantic(SIMILAR)))
 
 
 def step(order: dict[str, Any]) -> dict[str, Any] | None:

@@ -69,7 +69,7 @@ def test_stopped_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
         (["debug", "--dp-shard", "3"], "start it with torchrun"),
         (["debug", "-o", "/proc/run"], "/proc/run"),
         (["storybook_base", "--dry-run"], "--dry-run is for post-training"),
-        (["storybook_autoencoder", "--schedule", "linear"], "--schedule linear is for transformers"),
+        (["storybook_autoencoder", "--schedule", "linear"], "--schedule linear is for recipes that learn from chunks"),
         (["storybook_stage1", "--gamma", "2"], "gamma 2"),
         (["storybook_stage1", "--loss", "hope"], "--loss"),
         (["storybook_stage1", "--start", "nowhere", "--dry-run"], "'nowhere' is no model"),

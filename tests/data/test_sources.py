@@ -12,7 +12,7 @@ from blockvid.data.encode import encode
 from blockvid.data.sampler import Rank
 from blockvid.data.shards import Shards
 from blockvid.data.sources import ShardSource
-from blockvid.data.takes import TakeSource
+from blockvid.data.takes import StillSource, TakeSource
 from blockvid.errors import InputError
 from blockvid.geometry import Geometry
 from blockvid.model.text import masked_mean
@@ -147,3 +147,32 @@ def test_takes_are_shared_by_ranks(takes: corpus.Shards):
         TakeSource(takes, GEOMETRY, 6, 2, Batch)
     with pytest.raises(InputError, match="a batch of 4 is not dealt from 6 takes to 3 ranks"):
         TakeSource(takes, GEOMETRY, 2, 4, Batch, rank=Rank(0, 3))
+
+
+@pytest.mark.parametrize("stills", [1, 3, 13])
+def test_a_still_is_a_moment_of_a_take_with_the_prompt_of_its_chunk(stills: int):
+    """Takes whose latents say which take and moment they are of, and whose prompts say which take and chunk."""
+    take, moment, chunk = torch.arange(6).half(), torch.arange(41).half(), torch.arange(5).half()
+    said = (take[:, None] * 100 + chunk)[..., None, None]
+    takes = corpus.Shards(
+        {
+            "latents": (take[:, None] * 100 + moment)[:, None, :, None, None].expand(-1, 16, -1, 2, 2),
+            "coverage": (moment / 64)[None, :, None, None].expand(6, -1, 2, 2),
+            "tokens": said.expand(-1, -1, 7, 12),
+            "mask": (torch.arange(7) < 5).expand(6, 5, -1),
+        }
+    )
+    source: Source = StillSource(takes, GEOMETRY, stills, Batch, subject=6.0)
+    moments = set()
+    for step in range(40):
+        batch = source.batch(step)
+        assert batch.latents.shape == (stills, 16, 1, 2, 2) and batch.frames == batch.text.frames == (1,)
+        which, when = batch.latents[:, 0, 0, 0, 0].long() // 100, batch.latents[:, 0, 0, 0, 0].long() % 100
+        wanted = (which * 100 + (when - 1).clamp(min=0) // 8).float()
+        assert torch.equal(batch.text.tokens, wanted[:, None, None, None].expand(-1, 1, 5, 12))
+        assert torch.equal(batch.pooled, wanted[:, None, None].expand(-1, 1, 12))
+        assert torch.equal(batch.weight[:, 0, 0, 0, 0], 1 + 6 * when / 64)
+        assert len(which.unique()) == min(stills, 6)
+        assert equal(batch, source.batch(step))
+        moments |= set(when.tolist())
+    assert {0, 40} < moments or stills == 1

@@ -14,9 +14,9 @@ from blockvid.training.densities import (
     Levels,
     Mixture,
     NonDecreasing,
-    PrefixOrScattered,
     Scheduled,
     Shared,
+    continuing,
 )
 
 QUANTILES = torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9])
@@ -29,7 +29,8 @@ DENSITIES: list[Density] = [
     CleanPrefix(NonDecreasing(), noise=0.0),
     Scheduled(),
     Mixture((Shared(), CleanPrefix(Scheduled())), (1, 3)),
-    PrefixOrScattered(),
+    continuing(),
+    continuing(ChunkSchedule("cosine")),
 ]
 every_density = pytest.mark.parametrize("density", DENSITIES, ids=repr)
 
@@ -123,11 +124,14 @@ def test_a_mixture_has_its_parts_in_proportion() -> None:
     assert all(torch.equal(a, b) for a, b in zip(drawn(Mixture((Shared(),), (3,))), drawn(Shared()), strict=True))
 
 
-def test_the_shipped_density_is_a_mixture() -> None:
-    """In distribution: levels and targets, chunk by chunk."""
-    ours, other = drawn(PrefixOrScattered()), drawn(Mixture((CleanPrefix(), Independent(clean=0.25)), (1, 1)), seed=1)
-    torch.testing.assert_close(ours[1].mean(0), other[1].mean(0), atol=0.02, rtol=0)
-    torch.testing.assert_close(ours[0].quantile(QUANTILES, 0), other[0].quantile(QUANTILES, 0), atol=0.03, rtol=0)
+@pytest.mark.parametrize("schedule", [None, ChunkSchedule("cosine")], ids=repr)
+def test_half_of_the_samples_continue_clean_chunks(schedule: ChunkSchedule | None) -> None:
+    """Of four chunks a prefix of 0 to 3 is clean; scattered context, a quarter of the rest, seldom looks like one."""
+    sigma, target = drawn(continuing(schedule))
+    prefix = ((target.diff(dim=1) >= 0).all(1) & (target[:, -1] > 0) & (target[:, 0] == 0)).float().mean().item()
+    scattered = (1 / 4) * (3 / 4) ** 3 + (1 / 4) ** 2 * (3 / 4) ** 2 + (1 / 4) ** 3 * (3 / 4)
+    assert prefix == pytest.approx(3 / 8 + (scattered / 2 if schedule is None else 0), abs=0.01)
+    assert sigma[target == 1][:, None].max() > 0.95
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,8 @@ class StorybookOptions:
         Literal["naive", "linear", "cosine", "sigmoid"] | None, default("the recipe's", "naive|linear|cosine|sigmoid")
     ] = None
     """Noise levels along the chunks of a sample (Eqs. 11, 26, 27); storybook_base."""
+    device: str = "auto"
+    """cpu, cuda or mps; auto takes the best there is."""
 
 
 @dataclass(frozen=True)
@@ -107,17 +109,25 @@ def _with(kind: type) -> Any:
 
 def _storybook(recipe: str, run: Any, options: StorybookOptions) -> Any:
     from blockvid.flow import ChunkSchedule
-    from blockvid.recipes.storybook import BaseRun
+    from blockvid.recipes.storybook import TransformerRun, Windows
+    from blockvid.training.densities import continuing
 
     if options.steps is not None:
         run = dataclasses.replace(run, plan=dataclasses.replace(run.plan, steps=options.steps))
+    run = dataclasses.replace(run, device=options.device)
     if options.schedule is None:
         return run
-    if not isinstance(run, BaseRun):
-        raise InputError(f"--schedule {options.schedule} is for transformers; {recipe} takes none")
-    return dataclasses.replace(
-        run, objective=dataclasses.replace(run.objective, schedule=ChunkSchedule(options.schedule))
+    lessons = run.lessons if isinstance(run, TransformerRun) else ()
+    if not any(isinstance(lesson, Windows) for lesson in lessons):
+        raise InputError(f"--schedule {options.schedule} is for recipes that learn from chunks; {recipe} takes none")
+    density = continuing(ChunkSchedule(options.schedule))
+    scheduled = tuple(
+        dataclasses.replace(lesson, objective=dataclasses.replace(lesson.objective, density=density))
+        if isinstance(lesson, Windows) and lesson.chunks > 1
+        else lesson
+        for lesson in lessons
     )
+    return dataclasses.replace(run, lessons=scheduled)
 
 
 def _preview(recipe: str, run: Any) -> None:

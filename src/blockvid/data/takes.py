@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Generic, TypeVar
 
 import numpy as np
+import torch
 
 from blockvid.data.sampler import Rank
 from blockvid.data.sources import MakeBatch
@@ -65,5 +66,37 @@ class TakeSource(Generic[B]):
     @property
     def empty(self) -> TextContext:
         """The embedding of no prompt: one row, one chunk. Loads the text encoder: ask once."""
-        null = MiniLMText()([""])
-        return TextContext(null.tokens[:, None], (1,), null.mask[:, None])
+        return _no_prompt()
+
+
+class StillSource(Generic[B]):
+    """Single latent frames of encoded takes as videos of one frame, with the prompts of their chunks."""
+
+    def __init__(self, takes: Shards, geometry: Geometry, batch: int, make: MakeBatch[B], subject: float = 0.0) -> None:
+        """`batch` stills a step, each of another take while there are enough; `subject` as of `TakeSource`."""
+        self.takes, self.geometry, self.batch_size, self.make, self.subject = takes, geometry, batch, make, subject
+
+    def batch(self, step: int) -> B:
+        """A pure function of the step. Prompts are cut to the longest among them."""
+        tensors, count = self.takes.tensors, len(self.takes)
+        rows = self.takes.order(step).repeat(-(-self.batch_size // count))[: self.batch_size]
+        chance = torch.Generator().manual_seed(step)
+        moments = torch.randint(tensors["latents"].shape[2], (self.batch_size,), generator=chance)
+        chunks = (moments - 1).clamp(min=0) // self.geometry.chunk_frames
+        mask = tensors["mask"][rows, chunks]
+        longest = int(mask.sum(-1).max())
+        tokens, mask = tensors["tokens"][rows, chunks, :longest].float(), mask[:, :longest]
+        weight = 1 + self.subject * tensors["coverage"][rows, moments, None, None].float()
+        latents = tensors["latents"][rows, :, moments, None].float()
+        text = TextContext(tokens[:, None], (1,), mask[:, None])
+        return self.make(latents, (1,), text, masked_mean(tokens, mask)[:, None], weight)
+
+    @property
+    def empty(self) -> TextContext:
+        """The embedding of no prompt: one row, one chunk. Loads the text encoder: ask once."""
+        return _no_prompt()
+
+
+def _no_prompt() -> TextContext:
+    null = MiniLMText()([""])
+    return TextContext(null.tokens[:, None], (1,), null.mask[:, None])

@@ -27,7 +27,7 @@ from blockvid.storybook.corpus import EncodedTakes, Shards, build
 from blockvid.training.adversaries import DMD, GAN, Adversary, Scores, SiD
 from blockvid.training.batch import Batch, Objective, Source
 from blockvid.training.cost import Cost, cost, memory
-from blockvid.training.densities import CleanPrefix, Density, Independent, Mixture, Scheduled
+from blockvid.training.densities import Density, Independent, continuing
 from blockvid.training.export import export
 from blockvid.training.loop import Cadence, Loop, Plan, losses_of
 from blockvid.training.lora import add_lora
@@ -115,9 +115,8 @@ class PostTraining:
         self.objective()
 
     def density(self) -> Density:
-        """Half of the samples continue clean chunks, as generation does; a quarter of all have levels of their own."""
-        rest = Independent(clean=0.25) if self.schedule == "independent" else Scheduled(ChunkSchedule(self.schedule))
-        return Mixture((rest, CleanPrefix(rest)), (0.5, 0.5))
+        """Half of the samples continue clean chunks, as generation does."""
+        return continuing(None if self.schedule == "independent" else ChunkSchedule(self.schedule))
 
     def objective(self) -> Objective:
         """What a step minimises."""

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from blockvid.errors import InputError
-from blockvid.flow import ChunkSchedule, sample_sigma, shift_sigma
+from blockvid.flow import ChunkSchedule, sample_sigma
 
 Levels = tuple[Float[Tensor, "b n"], Float[Tensor, "b n"]]
 
@@ -138,41 +138,11 @@ class Mixture:
         return sigma, target
 
 
-@dataclass(frozen=True)
-class PrefixOrScattered:
-    """`CleanPrefix` with probability `prefix`, else `Independent(clean, noise)`; either may be under a `schedule`.
+def continuing(schedule: ChunkSchedule | None = None) -> Mixture:
+    """Half of the samples continue clean chunks, as generation does; in the others any chunk may be noisy.
 
-    The shipped base model's density. In distribution it is a `Mixture`; it stays because its order of draws is frozen:
-    a resumed run must see what the uninterrupted one would have seen.
-    Raises InputError for a one-based schedule, whose levels may exceed 1.
+    Noisy chunks have levels of their own, or those of `schedule`. Raises InputError for a one-based schedule.
     """
-
-    prefix: float = 0.5
-    clean: float = 0.25
-    noise: float = 0.1
-    schedule: ChunkSchedule | None = None
-    independent: float = 0.25
-    """Under a schedule, the probability that a sample has levels and clean chunks drawn as without one."""
-
-    def __post_init__(self) -> None:
-        check_share("prefix", self.prefix)
-        check_share("clean", self.clean)
-        check_share("noise", self.noise)
-        check_share("independent", self.independent)
-        if self.schedule is not None:
-            check_zero_based(self.schedule)
-
-    def __call__(self, shape: tuple[int, int], shift: float, generator: torch.Generator) -> Levels:
-        batch, chunks = shape
-        draw = lambda: torch.rand(batch, chunks, generator=generator)  # noqa: E731
-        sigma, context = shift_sigma(draw(), shift), self.noise * draw()
-        first_noisy = torch.randint(chunks, (batch, 1), generator=generator)
-        prefix = torch.arange(chunks) < first_noisy
-        scattered = draw() < self.clean
-        in_prefix = draw()[:, :1] < self.prefix
-        if self.schedule is not None:  # drawn last: without a schedule, runs stay what they were
-            shared = torch.rand(batch, 1, generator=generator) >= self.independent
-            eps = self.schedule.levels(chunks).to(sigma)
-            sigma, scattered = torch.where(shared, eps * sigma[:, :1], sigma), scattered & ~shared
-        is_context = torch.where(in_prefix, prefix, scattered)
-        return torch.where(is_context, context, sigma), (~is_context).float()
+    if schedule is None:
+        return Mixture((CleanPrefix(), Independent(clean=0.25)), (0.5, 0.5))
+    return Mixture((CleanPrefix(Scheduled(schedule)), Scheduled(schedule)), (0.5, 0.5))

@@ -14,7 +14,7 @@ from blockvid.flow import ChunkSchedule, velocity
 from blockvid.model.dit import TextContext
 from blockvid.training.batch import Batch, Objective
 from blockvid.training.densities import CleanPrefix, Independent, Scheduled, Shared
-from blockvid.training.objectives import BlockForcing, DiffusionForcing, FlowMatching
+from blockvid.training.objectives import BlockForcing, FlowMatching
 from blockvid.training.objectives.flow_matching import without
 from blockvid.training.objectives.visibility import Bidirectional, Causal, RandomlyRecalling, TeacherForcing
 from training.made_batches import EMPTY, FRAMES, batch, model, oracle
@@ -56,21 +56,6 @@ def test_every_weight_is_trained(objective: FlowMatching) -> None:
     network = model()
     loss(objective, network, batch()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in network.parameters())
-
-
-def test_diffusion_forcing_is_the_default() -> None:
-    """To the bit, in loss and gradients, also with the visibility of the shipped base model."""
-    given, ours, other = batch(), model(), model()
-    for objective in (DiffusionForcing(), DiffusionForcing(older=0.5, window=1)):
-        parts = objective.flow_matching
-        assert parts == FlowMatching() or objective.older
-        generator = torch.Generator().manual_seed(0)
-        called = objective(other, given.latents, FRAMES, given.text, EMPTY, given.weight, generator)["loss"]
-        whole = loss(parts, ours, given)
-        assert torch.equal(whole, called)
-        whole.backward()
-        called.backward()
-    assert all(torch.equal(a.grad, b.grad) for a, b in zip(ours.parameters(), other.parameters(), strict=True))  # type: ignore[arg-type]
 
 
 def test_schedule_and_levels_reach_the_model() -> None:

@@ -1,10 +1,9 @@
 """What a training step minimises: one frozen dataclass per objective. See `training.batch.Objective`."""
 
 from blockvid.training.objectives.block_forcing import BlockForcing
-from blockvid.training.objectives.diffusion_forcing import DiffusionForcing
 from blockvid.training.objectives.flow_matching import FlowMatching
 from blockvid.training.objectives.reconstruction import Reconstruction
 from blockvid.training.objectives.summed import Sum
 from blockvid.training.objectives.velocity_forcing import VelocityForcing
 
-__all__ = ["BlockForcing", "DiffusionForcing", "FlowMatching", "Reconstruction", "Sum", "VelocityForcing"]
+__all__ = ["BlockForcing", "FlowMatching", "Reconstruction", "Sum", "VelocityForcing"]

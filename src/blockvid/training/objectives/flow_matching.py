@@ -15,7 +15,7 @@ from blockvid.errors import InputError
 from blockvid.flow import velocity
 from blockvid.model.dit import BlockDiT, TextContext
 from blockvid.training.batch import Batch, Losses
-from blockvid.training.densities import Density, PrefixOrScattered, check_share
+from blockvid.training.densities import Density, check_share, continuing
 from blockvid.training.objectives.visibility import Causal, Example, Visibility
 
 
@@ -24,10 +24,10 @@ class FlowMatching:
     """|f(x_sigma, sigma) - (eps - x0)|^2 over the target chunks (Eqs. 2-4; "Naive" of Table 6).
 
     A chunk reads no prompt with probability `text_dropout`, as guidance asks for, and sees nothing before it with
-    probability `context_dropout`. The defaults are how the shipped base model was trained.
+    probability `context_dropout`.
     """
 
-    density: Density = PrefixOrScattered()
+    density: Density = continuing()
     visibility: Visibility = Causal()
     shift: float = 8.0
     text_dropout: float = 0.1

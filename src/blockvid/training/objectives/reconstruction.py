@@ -34,7 +34,8 @@ class Reconstruction:
         """Losses of one batch of clips of 1 + 4k frames in [-1, 1]; `weight` is larger where detail matters."""
         latents, _ = model.encode(frames)
         self._track(model, latents.detach().float())
-        decoded, _ = model.decode(latents + self.noise * torch.randn(latents.shape, generator=generator))
+        disturbed = latents + self.noise * torch.randn(latents.shape, generator=generator).to(latents)
+        decoded, _ = model.decode(disturbed)
         error = decoded.float() - frames
         scale = weight / weight.mean()
         pixels, squares = (error.abs() * scale).mean(), (error.square() * scale).mean()
