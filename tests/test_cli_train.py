@@ -17,7 +17,7 @@ from blockvid.recipes import RECIPES
 from blockvid.recipes.posttraining import PostTraining
 from blockvid.training.objectives import BlockForcing, FlowMatching, Sum, VelocityForcing
 from blockvid.training.self_forcing import SelfForcing
-from blockvid.video import write_video
+from blockvid.video import probe, write_video
 from command_line import PROGRAM, Run, interruptible, refused
 
 
@@ -33,9 +33,9 @@ def lines(file: Path) -> list[dict[str, float]]:
 
 def test_sixty_steps_lower_the_loss_of_what_was_not_learned_from(run: Run, tmp_path: Path) -> None:
     assert run("train", "debug")[0] == 0
-    probe = lines(tmp_path / "runs" / "debug" / "probe.jsonl")
-    assert [row["step"] for row in probe] == [0, 20, 40, 60] and all(row["unseen"] for row in probe)
-    assert probe[-1]["loss"] < 0.8 * probe[0]["loss"]
+    unseen = lines(tmp_path / "runs" / "debug" / "probe.jsonl")
+    assert [row["step"] for row in unseen] == [0, 20, 40, 60] and all(row["unseen"] for row in unseen)
+    assert unseen[-1]["loss"] < 0.8 * unseen[0]["loss"]
     assert (tmp_path / "runs" / "debug" / "transformer" / "config.json").exists()
 
 
@@ -75,6 +75,9 @@ def test_stopped_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
         (["storybook_stage1", "--start", "nowhere", "--dry-run"], "'nowhere' is no model"),
         (["storybook_stage1", "--data", "nowhere"], "nowhere holds no training shards"),
         (["storybook_stage1", "--lr", "0"], "lr 0.0"),
+        (["storybook_stage1", "--previews", "nowhere.toml"], "nowhere.toml"),
+        (["storybook_stage1", "--previews", "a.toml", "--sp", "2"], "leave out --previews"),
+        (["storybook_stage1", "--track", "paper"], "--track"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -121,8 +124,12 @@ def test_from_a_folder_of_clips_to_a_model(run: Run, tmp_path: Path) -> None:
     assert status == 0 and "2 videos" in out and "skipped broken" in err, err
     assert run("data", "ls", "shards")[1].startswith("2 videos, ")
     options = ("--data", "shards", "--chunks", 1, "--batch", 1, "--steps", 2, "--loss", "block", "--device", "cpu")
-    assert run("train", "storybook_stage1", *options, "-o", "stage1")[0] == 0
+    (tmp_path / "board.txt").write_text("a red ball\n")
+    looks = ("--previews", "board.txt", "--save", 2)
+    assert run("train", "storybook_stage1", *options, *looks, "-o", "stage1")[0] == 0
+    assert probe(tmp_path / "stage1" / "previews" / "000002.mp4").frames == 32
+    (drift,) = lines(tmp_path / "stage1" / "previews" / "drift.jsonl")
+    assert drift["step"] == 2 and "clarity@core" in str(drift)
     assert run("train", "storybook_stage2", "--start", "stage1", *options, "-o", "stage2")[0] == 0
     shutil.rmtree(tmp_path / "stage1")
-    (tmp_path / "board.txt").write_text("a red ball\n")
     assert run("generate", "board.txt", "--model", "stage2", "--steps", 1, "-o", "ball.mp4")[0] == 0

@@ -12,7 +12,7 @@ from blockvid.attention.policies import Window
 from blockvid.errors import InputError
 from blockvid.model.device import pick_device
 from blockvid.model.dit import BlockDiT, TextContext
-from blockvid.recipes.posttraining import Probe
+from blockvid.recipes.previews import Probe
 from blockvid.training.batch import Batch
 from blockvid.training.export import export
 from blockvid.training.loop import Cadence, Loop, Plan, losses_of
@@ -93,14 +93,10 @@ class DebugRun:
             cadence = Cadence(self.save, self.log, preview=self.save)
             losses = losses_of(flow, source, networks, world.device)
             loop = Loop(networks, losses, plan, out, world, config, cadence)
-            probe = Probe(unseen, True, world)
-
-            def measured(step: int, network: torch.nn.Module) -> None:
-                probe.record(step, network, out / "probe.jsonl")
-
+            probe = Probe(unseen, True, world, out / "probe.jsonl")
             if loop.step == 0:
-                measured(0, networks["model"])
-            loop.run(on_save=lambda _, network: export(network, out, world), preview=measured, stop=stop)
+                probe(0, networks["model"])
+            loop.run(on_save=lambda _, network: export(network, out, world), preview=probe, stop=stop)
 
     def rows(self) -> list[tuple[str, str]]:
         """What `--dry-run` prints."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -22,14 +20,18 @@ from blockvid.flow import ChunkSchedule
 from blockvid.model.device import pick_device
 from blockvid.model.dit import BlockDiT
 from blockvid.model.load import Models, describe_models, load_models
+from blockvid.pipeline import Settings
+from blockvid.recipes.previews import Preview, Probe
 from blockvid.recipes.storybook import SUBJECT_WEIGHT
+from blockvid.sampling.solvers import Renoise
+from blockvid.storyboard import Storyboard
 from blockvid.storybook.corpus import EncodedTakes, Shards, build
 from blockvid.training.adversaries import DMD, GAN, Adversary, Scores, SiD
 from blockvid.training.batch import Batch, Objective, Source
 from blockvid.training.cost import Cost, cost, memory
 from blockvid.training.densities import Density, Independent, continuing
 from blockvid.training.export import export
-from blockvid.training.loop import Cadence, Loop, Plan, losses_of
+from blockvid.training.loop import Cadence, Loop, Plan, Seen, losses_of
 from blockvid.training.lora import add_lora
 from blockvid.training.objectives import BlockForcing, FlowMatching, Sum, VelocityForcing
 from blockvid.training.objectives.visibility import Causal, TeacherForcing
@@ -37,14 +39,13 @@ from blockvid.training.optimisation import AdamW
 from blockvid.training.rollout import Rollout
 from blockvid.training.self_forcing import SelfForcing
 from blockvid.training.sharding import Mesh, Precision, Sharding, World, launched, place
+from blockvid.training.tracking import TensorBoard, Tracker, Wandb
 
 Loss = Literal["naive", "velocity", "rollout-velocity", "block", "self", "ours"]
 """Rows of Table 6: flow matching; Velocity Forcing in both readings; Block Forcing; flow matching and Self Forcing;
 Block and Self Forcing, the paper's."""
 Schedule = Literal["naive", "linear", "cosine", "sigmoid", "independent"]
 """Rows of Table 4, and the noise of plain Diffusion Forcing."""
-PROBES = 4
-"""Batches that the loss is measured on, with the same noise each time."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,10 @@ class PostTraining:
     """Checkpoints that stay."""
     log: int = 20
     """Steps between reports."""
+    previews: Path | None = None
+    """Storyboard of which a video is made, and its drift measured, with every checkpoint."""
+    track: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Trackers beside log.jsonl."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "microbatches", "chunks", "every", "takes", "save", "keep", "log"):
@@ -112,6 +117,8 @@ class PostTraining:
             raise InputError(f"similar {self.similar} and lora {self.lora} cannot be negative; use 0 for none")
         if not self.lr > 0:
             raise InputError(f"lr {self.lr} is no learning rate; use a number above 0, such as 1e-4")
+        if self.previews is not None and self.sp > 1:
+            raise InputError(f"sp {self.sp} trains a model that cannot generate meanwhile; leave out --previews")
         self.objective()
 
     def density(self) -> Density:
@@ -156,6 +163,7 @@ class PostTraining:
         """Run to the end or until `stop`; over an earlier `out` it continues."""
         with launched(self._mesh(), pick_device(self.device)) as world:
             models = load_models(self.start, "cpu", torch.float32)
+            looks = self._looks(models, out, world)
             source, unseen = self.sources(models, out, world)
             model = models.dit.train().requires_grad_(True)
             objective = self.objective()
@@ -165,7 +173,7 @@ class PostTraining:
             place(networks, world, self._sharding())
             losses = losses_of(objective, source, networks, world.device)
             config = {name: value for name, value in asdict(self).items() if name not in WITHOUT_EFFECT}
-            probe = Probe(unseen or source, unseen is not None, world)
+            looks.append(Probe(unseen or source, unseen is not None, world, out / "probe.jsonl"))
             cadence = Cadence(self.save, self.log, preview=self.save, keep=self.keep)
             loop = Loop(networks, losses, self.plan(), out, world, config, cadence)
             base = models.folder
@@ -173,10 +181,27 @@ class PostTraining:
             def written(_step: int, network: torch.nn.Module) -> None:
                 export(network, out, world, base)
 
-            def measured(step: int, network: torch.nn.Module) -> None:
-                probe.record(step, network, out / "probe.jsonl")
+            def looked(step: int, network: torch.nn.Module) -> None:
+                for look in looks:
+                    look(step, network)
 
-            loop.run(cost=self._cost(models), on_save=written, preview=measured, stop=stop)
+            trackers = self._trackers(out, config) if world.rank == 0 else []
+            loop.run(trackers, self._cost(models), on_save=written, preview=looked, stop=stop)
+
+    def _looks(self, models: Models, out: Path, world: World) -> list[Seen]:
+        """What is looked at with every checkpoint beside the loss: a video, made as the model is to be used."""
+        if self.previews is None:
+            return []
+        few_steps = Settings(steps=4, guidance=1.0, shift=5.0, solver=Renoise())
+        settings = few_steps if self.loss in ("self", "ours") else Settings()
+        return [Preview(models, Storyboard.read(self.previews), settings, out / "previews", world)]
+
+    def _trackers(self, out: Path, config: dict[str, object]) -> list[Tracker]:
+        made: dict[str, Callable[[], Tracker]] = {
+            "tensorboard": lambda: TensorBoard(out / "tensorboard"),
+            "wandb": lambda: Wandb("blockvid", out.name, config, out),
+        }
+        return [made[name]() for name in self.track]
 
     def sources(self, models: Models, out: Path, world: World) -> tuple[Source, Source | None]:
         """Where batches come from, and the same of takes that are not learned from; the first rank makes takes."""
@@ -241,7 +266,20 @@ class PostTraining:
         return cost(models.dit, [size] * self.chunks, tokens, self.batch, seen, 64 if models.text == "minilm" else 512)
 
 
-WITHOUT_EFFECT = ("steps", "device", "save", "keep", "log", "dp_replicate", "dp_shard", "sp", "recompute", "compile")
+WITHOUT_EFFECT = (
+    "steps",
+    "device",
+    "save",
+    "keep",
+    "log",
+    "previews",
+    "track",
+    "dp_replicate",
+    "dp_shard",
+    "sp",
+    "recompute",
+    "compile",
+)
 """Options that may differ when a run goes on."""
 
 
@@ -256,26 +294,6 @@ class RolledHistory:
         exits = (len(self.rollout.timesteps) - 1,) * chunks
         noise = [torch.randn(batch.latents.shape, generator=generator) for _ in range(max(exits) + 1)]
         return self.rollout(model, batch, exits, noise, generator).latents
-
-
-class Probe:
-    """The flow-matching loss of the averaged weights on the same few batches and noises, at every preview."""
-
-    def __init__(self, source: Source, unseen: bool, world: World) -> None:
-        """`unseen`: whether nothing of the source is learned from."""
-        self.unseen, self.world = unseen, world
-        flow = FlowMatching(Independent(), Causal(Window()), text_dropout=0.0)
-        self.losses = partial(losses_of, flow, source, device=world.device)
-
-    @torch.no_grad()
-    def record(self, step: int, network: torch.nn.Module, file: Path) -> None:
-        """Append a line to `file`; all ranks must call."""
-        losses = self.losses({"model": network})
-        found = [losses(step, i, torch.Generator().manual_seed(i)).due["model"].float() for i in range(PROBES)]
-        if self.world.rank == 0:
-            line = {"step": step, "loss": float(torch.stack(found).mean()), "unseen": self.unseen}
-            with file.open("a", encoding="utf-8") as out:
-                out.write(json.dumps(line) + "\n")
 
 
 def storybook_stage1() -> PostTraining:

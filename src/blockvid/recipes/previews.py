@@ -1,0 +1,86 @@
+"""What a run looks at on the way: a loss that compares along the run, and a video with its drift."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from blockvid.evaluation.drift import Drift
+from blockvid.evaluation.watch import Watch
+from blockvid.model.dit import BlockDiT
+from blockvid.model.load import Models, load_models
+from blockvid.pipeline import Pipeline, Settings
+from blockvid.storyboard import Storyboard
+from blockvid.training.batch import Source
+from blockvid.training.densities import Independent
+from blockvid.training.loop import losses_of
+from blockvid.training.objectives import FlowMatching
+from blockvid.training.objectives.visibility import Causal
+from blockvid.training.sharding import World
+from blockvid.video import write_video
+
+PROBES = 4
+"""Batches that the loss is measured on, with the same noise each time."""
+
+
+class Probe:
+    """The flow-matching loss of the averaged weights on the same few batches and noises, a line of `file` each time."""
+
+    def __init__(self, source: Source, unseen: bool, world: World, file: Path) -> None:
+        """`unseen`: whether nothing of the source is learned from."""
+        self.unseen, self.world, self.file = unseen, world, file
+        flow = FlowMatching(Independent(), Causal(), text_dropout=0.0)
+        self.losses = partial(losses_of, flow, source, device=world.device)
+
+    @torch.no_grad()
+    def __call__(self, step: int, network: nn.Module) -> None:
+        """All ranks must call."""
+        losses = self.losses({"model": network})
+        found = [losses(step, i, torch.Generator().manual_seed(i)).due["model"].float() for i in range(PROBES)]
+        if self.world.rank == 0:
+            _append(self.file, {"step": step, "loss": float(torch.stack(found).mean()), "unseen": self.unseen})
+
+
+class Preview:
+    """A storyboard's video by the averaged weights, and how far its chunks drift from the first, each time.
+
+    `folder` gets STEP.mp4 and a line of drift.jsonl: VDE (Eqs. 17-19, linear weights) of the metrics that `--watch`
+    shows, with the chunks as segments. Compare lines of one run only: N is the number of chunks.
+    """
+
+    def __init__(self, models: Models, storyboard: Storyboard, settings: Settings, folder: Path, world: World) -> None:
+        """`models` lends what is not trained. Raises InputError for settings or a storyboard that it cannot take."""
+        here = models if world.device.type == "cpu" else load_models(models.name, world.device)
+        self.models, self.storyboard, self.settings = here, storyboard, settings.resolved(models, storyboard)
+        self.folder, self.world = folder, world
+
+    def __call__(self, step: int, network: nn.Module) -> None:
+        """All ranks must call: each makes the video, the first one keeps it."""
+        assert isinstance(network, BlockDiT)
+        watch, frames = Watch(), []
+        for clip in Pipeline(replace(self.models, dit=network)).stream(self.storyboard, self.settings):
+            frames.append(clip.frames)
+            if self.world.rank == 0:
+                watch.push(clip.chunk.index, clip.frames, self.models.geometry.fps)
+        if self.world.rank == 0:
+            self.folder.mkdir(exist_ok=True)
+            write_video(self.folder / f"{step:06d}.mp4", np.concatenate(frames), self.models.geometry.fps)
+            _append(self.folder / "drift.jsonl", {"step": step, "vde": _vde(watch)})
+
+
+def _vde(watch: Watch) -> dict[str, float]:
+    """By metric; borders, which the first chunk has none of, are left out."""
+    keys = [key for key, first in watch.chunks[0].scores.items() if isinstance(first, float)]
+    return {key: Drift()(np.array([chunk.scores[key] for chunk in watch.chunks], dtype=float)).vde for key in keys}
+
+
+def _append(file: Path, row: dict[str, Any]) -> None:
+    with file.open("a", encoding="utf-8") as out:
+        out.write(json.dumps(row) + "\n")
