@@ -2,6 +2,7 @@
 
 from blockvid.recipes.debug import debug
 from blockvid.recipes.posttraining import storybook_stage1, storybook_stage2, wan_1_3b_stage1, wan_1_3b_stage2
+from blockvid.recipes.probe import storybook_probe
 from blockvid.recipes.storybook import storybook_autoencoder, storybook_base, storybook_stills
 
 RECIPES = {
@@ -10,6 +11,7 @@ RECIPES = {
         storybook_autoencoder,
         storybook_stills,
         storybook_base,
+        storybook_probe,
         storybook_stage1,
         storybook_stage2,
         wan_1_3b_stage1,

@@ -24,7 +24,7 @@ from blockvid.geometry import Geometry
 from blockvid.model.storybook_vae import StorybookVAE
 from blockvid.model.text import MiniLMText
 from blockvid.storybook.captions import captions
-from blockvid.storybook.world import render, sample_take
+from blockvid.storybook.world import Take, render, sample_take
 
 log = logging.getLogger(__name__)
 
@@ -66,14 +66,21 @@ class Snippets:
     clips: int = 16
     frames: int = 17
 
-    def __call__(self, index: int) -> dict[str, Tensor]:
-        """frames uint8 (clips t h w 3) and subject mask uint8 (clips t h w) of shard `index`."""
-        g, rng = self.geometry, np.random.default_rng((1, index))
-        made = []
+    def moments(self, index: int) -> list[tuple[Take, int]]:
+        """The take and the first frame of each clip of shard `index`."""
+        rng, found = np.random.default_rng((1, index)), []
         for _ in range(self.clips):
             take = sample_take(int(rng.integers(2**31)), seconds=TAKE_SECONDS, split="train")
-            start = int(rng.integers(0, int(TAKE_SECONDS * g.fps) - self.frames))
-            made.append(render(take, width=g.width, height=g.height, fps=g.fps, start=start, stop=start + self.frames))
+            found.append((take, int(rng.integers(0, int(TAKE_SECONDS * self.geometry.fps) - self.frames))))
+        return found
+
+    def __call__(self, index: int) -> dict[str, Tensor]:
+        """frames uint8 (clips t h w 3) and subject mask uint8 (clips t h w) of shard `index`."""
+        g = self.geometry
+        made = [
+            render(take, width=g.width, height=g.height, fps=g.fps, start=start, stop=start + self.frames)
+            for take, start in self.moments(index)
+        ]
         return {"frames": torch.stack([m.frames for m in made]), "mask": torch.stack([m.mask for m in made])}
 
 

@@ -88,12 +88,16 @@ class Take:
         return (self.clock.hour + self.clock.rate * seconds) % 24
 
     def time_of_day(self, seconds: float) -> TimeName:
-        hour = self.hour(seconds)
-        if 5.0 <= hour < 7.6:
-            return "dawn"
-        if 7.6 <= hour < 17.0:
-            return "day"
-        return "dusk" if 17.0 <= hour < 20.2 else "night"
+        return time_at(self.hour(seconds))
+
+
+def time_at(hour: float) -> TimeName:
+    """What a caption calls an hour of the day."""
+    if 5.0 <= hour < 7.6:
+        return "dawn"
+    if 7.6 <= hour < 17.0:
+        return "day"
+    return "dusk" if 17.0 <= hour < 20.2 else "night"
 
 
 def _check(segment: Segment) -> None:

@@ -1,0 +1,105 @@
+"""How the scorecard's classifier is made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blockvid.geometry import Geometry
+from blockvid.model.device import pick_device
+from blockvid.recipes.storybook import GEOMETRY
+from blockvid.storybook.corpus import Shards, Snippets, build
+from blockvid.storybook.probe import APART, CLASSES, Probe, truth, window
+from blockvid.training.batch import Losses
+from blockvid.training.loop import Cadence, Loop, Plan
+from blockvid.training.optimisation import AdamW, WarmHoldFall
+from blockvid.training.sharding import Sharding, World, place
+
+MIRRORED = torch.tensor([1, 0, 2, -1])
+"""What left, right, none and "not asked" are in a mirror; -1 indexes the last."""
+
+
+@dataclass(frozen=True)
+class ProbeRun:
+    """Trains a `Probe` on the autoencoder's snippets, of pairs seen in training; writes `out/probe`."""
+
+    plan: Plan
+    geometry: Geometry = GEOMETRY
+    shards: int = 280
+    batch: int = 64
+    width: int = 24
+    workers: int = 2
+    device: str = "auto"
+
+    def __call__(self, out: Path, stop: Callable[[], bool] = lambda: False) -> None:
+        """Run to the end or until `stop`; over an earlier `out` it continues."""
+        snippets = Snippets(self.geometry)
+        build(out / "snippets", self.shards, snippets, self.workers)
+        data = Shards.read(out / "snippets", ("frames", "mask"))
+        moments = [moment for index in range(self.shards) for moment in snippets.moments(index)]
+        world = World(pick_device(self.device))
+        torch.manual_seed(0)
+        model = Probe(self.width)
+        place({"model": model}, world, Sharding())
+        fps, apart = self.geometry.fps, round(APART * self.geometry.fps)
+        last = snippets.frames - 2 * apart
+
+        def losses(_step: int, index: int, generator: torch.Generator) -> Losses:
+            rows = data.rows(index, self.batch)
+            starts = torch.randint(last, (len(rows),), generator=generator)
+            windows, asked = [], []
+            for row, start in zip(rows.tolist(), starts, strict=True):
+                take, first = moments[row]
+                seen = data.tensors["mask"][row][start + apart * torch.arange(3)].flatten(1).sum(1)
+                windows.append(window(data.tensors["frames"][row], start[None], apart))
+                asked.append([*truth(take, (first + int(start)) / fps, seen.tolist()).values()])
+            shown, wanted = varied(torch.cat(windows), torch.tensor(asked), generator)
+            return answered(model(shown.to(world.device)), wanted.to(world.device))
+
+        loop = Loop({"model": model}, losses, self.plan, out / "probe_run", world, cadence=Cadence(save=250))
+        loop.run(on_save=lambda _, network: _saved(network, out / "probe"), stop=stop)
+
+
+def _saved(network: nn.Module, folder: Path) -> None:
+    assert isinstance(network, Probe)
+    network.save_pretrained(folder)
+
+
+def varied(windows: Tensor, wanted: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Half of the windows mirrored, all moved by up to six pixels, some blurred or noisy as generated frames may be."""
+    mirrored = torch.rand(len(windows), generator=generator) < 0.5
+    windows = torch.where(mirrored[:, None, None, None, None], windows.flip(-1), windows)
+    direction = list(CLASSES).index("direction")
+    wanted = wanted.clone()
+    wanted[mirrored, direction] = MIRRORED[wanted[mirrored, direction]]
+    made = []
+    for each in windows:
+        dy, dx = torch.randint(-6, 7, (2,), generator=generator).tolist()
+        each = F.pad(each, (6, 6, 6, 6), mode="replicate")[..., 6 + dy : 6 + dy + 96, 6 + dx : 6 + dx + 160]
+        if torch.rand(1, generator=generator) < 0.3:
+            each = F.interpolate(F.avg_pool2d(each, 2), scale_factor=2.0, mode="bilinear")
+        made.append(each + 0.1 * torch.rand(1, generator=generator) * torch.randn(each.shape, generator=generator))
+    return torch.stack(made), wanted
+
+
+def answered(logits: dict[str, Tensor], wanted: Tensor) -> Losses:
+    """Cross-entropy of every question over the windows that are asked it, and how many of those are right."""
+    losses, logged = [], {}
+    for column, (name, scores) in enumerate(logits.items()):
+        of = wanted[:, column]
+        losses.append(F.cross_entropy(scores.float(), of, ignore_index=-1, reduction="sum") / (of >= 0).sum().clamp(1))
+        logged[name] = ((scores.argmax(1) == of) & (of >= 0)).sum() / (of >= 0).sum().clamp(1)
+    return Losses({"model": torch.stack(losses).sum()}, logged)
+
+
+def storybook_probe() -> ProbeRun:
+    """The scorecard's eyes: about a quarter of an hour on two cores, after the autoencoder's snippets."""
+    adam = AdamW(lr=2e-3, weight_decay=0.01)
+    plan = Plan(3000, optimiser=adam, rate=WarmHoldFall(fall=0.5), ema=0.99, precision="bfloat16")
+    return ProbeRun(plan, workers=os.cpu_count() or 1)

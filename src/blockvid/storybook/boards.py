@@ -1,0 +1,112 @@
+"""The scorecard's storyboards: twenty minutes of pairs that no training take shows, and what each chunk should show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from blockvid.storyboard import Storyboard
+from blockvid.storybook.captions import full_prompt
+from blockvid.storybook.probe import CLASSES, NOBODY, time_class
+from blockvid.storybook.takes import CHUNK_SECONDS, Take, sample_take
+from blockvid.storybook.world import render
+
+CHUNKS = 15
+FIRST_SEED = 900_000
+Kind = Literal["plain", "change", "return"]
+"""One subject in one scene; a cut to another scene half-way; a subject that is away for two chunks and comes back."""
+SHARES: dict[Kind, int] = {"plain": 10, "change": 5, "return": 5}
+
+
+@dataclass(frozen=True)
+class Board:
+    """A minute, chunk by chunk: which chunk of which take it tells."""
+
+    name: str
+    kind: Kind
+    told: tuple[tuple[Take, int], ...]
+
+    @property
+    def storyboard(self) -> Storyboard:
+        """Its plain captions, four seconds each."""
+        shots = [{"prompt": full_prompt(take, chunk), "seconds": CHUNK_SECONDS} for take, chunk in self.told]
+        return Storyboard.model_validate({"title": self.name, "shots": shots})
+
+    def expected(self, chunk: int) -> dict[str, str | None]:
+        """The answer that a chunk should give to each question of the probe; None where it is asked nothing."""
+        take, index = self.told[chunk]
+        segment = take.segments[index]
+        begin = index * CHUNK_SECONDS
+        time = time_class(take, begin, begin + CHUNK_SECONDS)
+        coming = segment.action in ("leave", "return")
+        gone = segment.action == "absent"
+        return {
+            "subject": NOBODY if gone else None if coming else take.subject,
+            "scene": take.scene,
+            "time": None if time < 0 else CLASSES["time"][time],
+            "direction": segment.direction if segment.direction != "none" else None,
+        }
+
+    def render(self, width: int, height: int, fps: float) -> UInt8[Tensor, "t h w 3"]:
+        """What the world's renderer shows for it."""
+        frames = round(CHUNK_SECONDS * fps)
+        parts = [
+            render(take, width=width, height=height, fps=fps, start=index * frames, stop=(index + 1) * frames).frames
+            for take, index in self.told
+        ]
+        return torch.cat(parts)
+
+
+@lru_cache(maxsize=1)
+def boards() -> tuple[Board, ...]:
+    """The twenty, always the same: of each kind the first that the seeds give, no subject twice."""
+    found: dict[Kind, list[Board]] = {kind: [] for kind in SHARES}
+    for take in _takes():
+        kind = _kind(take)
+        if kind is None:
+            continue
+        told = tuple((take, index) for index in range(CHUNKS))
+        if kind == "plain" and len(found["plain"]) == SHARES["plain"]:
+            kind, cut = "change", _elsewhere(take)
+            told = (*told[: CHUNKS // 2], *((cut, index) for index in range(CHUNKS // 2, CHUNKS)))
+        told_before = {board.told[0][0].subject for board in found[kind]}
+        if len(found[kind]) < SHARES[kind] and take.subject not in told_before:
+            found[kind].append(Board(f"{kind}-{len(found[kind])}", kind, told))
+        if all(len(found[each]) == share for each, share in SHARES.items()):
+            break
+    return tuple(board for kind in SHARES for board in found[kind])
+
+
+def _takes() -> Iterator[Take]:
+    """Held-out minutes, endlessly."""
+    seed = FIRST_SEED
+    while True:
+        yield sample_take(seed, CHUNKS * CHUNK_SECONDS, "heldout")
+        seed += 1
+
+
+def _kind(take: Take) -> Kind | None:
+    """None for a take with an absence of one chunk, which is neither."""
+    actions = [segment.action for segment in take.segments]
+    if "absent" not in actions:
+        return "plain"
+    twice = any(a == b == "absent" for a, b in pairwise(actions))
+    return "return" if twice and actions[0] != "absent" else None
+
+
+def _elsewhere(take: Take) -> Take:
+    """Another take of the same subject, in another scene; a held-out one if there is any."""
+    seed = take.seed + 1
+    while True:
+        for split in ("heldout", "train"):
+            other = sample_take(seed, CHUNKS * CHUNK_SECONDS, split, subject=take.subject)  # held-out scenes are few
+            if other.scene != take.scene and all(segment.action != "absent" for segment in other.segments):
+                return other
+        seed += 1

@@ -1,0 +1,104 @@
+"""What a window is asked, how a mirror changes it, and what the scorecard's storyboards tell."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from blockvid.errors import InputError
+from blockvid.recipes.probe import answered, varied
+from blockvid.storybook.boards import CHUNKS, SHARES, boards
+from blockvid.storybook.probe import CLASSES, NOBODY, Probe, truth, window
+from blockvid.storybook.scenes import HELD_OUT
+from blockvid.storybook.takes import Clock, Segment, make_take
+
+TAKE = make_take(
+    "meadow",
+    CLASSES["subject"][0],
+    (Segment("walk", "left", 0.3), Segment("stand"), Segment("turn"), Segment("walk", "right", 0.3)),
+)
+
+
+def asked(seconds: float, visible: tuple[int, ...] = (200, 200, 200)) -> dict[str, str | None]:
+    return {name: None if i < 0 else CLASSES[name][i] for name, i in truth(TAKE, seconds, visible).items()}
+
+
+def test_a_window_is_asked_what_it_shows() -> None:
+    assert asked(1.0) == {"subject": TAKE.subject, "scene": "meadow", "time": "day", "direction": "left"}
+    assert asked(5.0)["direction"] == "none"
+    assert asked(13.0)["direction"] == "right"
+
+
+def test_a_window_is_not_asked_what_nobody_could_tell() -> None:
+    assert asked(3.5)["direction"] is None, "two chunks"
+    assert asked(0.2)["direction"] is None, "it has not begun to move"
+    assert asked(9.0)["direction"] is None, "it turns"
+    assert asked(1.0, (0, 3, 90)) == {"subject": None, "scene": "meadow", "time": "day", "direction": None}
+    assert asked(1.0, (0, 0, 0))["subject"] == NOBODY
+    dusk = replace(TAKE, clock=Clock(16.8, 0.0))
+    assert truth(dusk, 1.0, (200,) * 3)["time"] == -1
+
+
+def test_a_mirror_swaps_left_and_right() -> None:
+    windows, wanted = torch.rand(64, 3, 3, 96, 160) * 2 - 1, torch.zeros(64, 4, dtype=torch.long)
+    direction = list(CLASSES).index("direction")
+    wanted[:, direction] = torch.arange(64) % 4 - 1  # not asked, left, right, none
+    shown, now = varied(windows, wanted, torch.Generator().manual_seed(0))
+    assert shown.shape == windows.shape
+    before, after = wanted[:, direction], now[:, direction]
+    swapped = after != before
+    assert swapped.any() and set(before[swapped].tolist()) == {0, 1}
+    assert torch.equal(after[swapped], 1 - before[swapped])
+    assert torch.equal(now[:, :direction], wanted[:, :direction])
+
+
+def test_windows_are_frames_half_a_second_apart_at_any_size() -> None:
+    frames = torch.arange(33, dtype=torch.uint8)[:, None, None, None].expand(-1, 48, 80, 3)
+    made = window(frames, torch.tensor([4, 20]), 4)
+    assert made.shape == (2, 3, 3, 96, 160)
+    shown = torch.tensor([[4.0, 8, 12], [20, 24, 28]]) / 127.5 - 1
+    torch.testing.assert_close(made[:, :, 0, 0, 0], shown)
+
+
+def test_unasked_questions_cost_nothing() -> None:
+    logits: dict[str, Tensor] = {name: torch.randn(3, len(answers)) for name, answers in CLASSES.items()}
+    wanted = torch.full((3, 4), -1)
+    assert answered(logits, wanted).due["model"] == 0
+    wanted[1, 0] = int(logits["subject"][1].argmax())
+    found = answered(logits, wanted)
+    assert found.due["model"] > 0 and found.logged["subject"] == 1 and found.logged["scene"] == 0
+
+
+def test_a_saved_probe_reads_as_before_and_only_its_own_cast(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    probe = Probe(width=8).eval()
+    frames = torch.randint(256, (32, 96, 160, 3), dtype=torch.uint8)
+    probe.save_pretrained(tmp_path)
+    again = Probe.from_pretrained(tmp_path)
+    assert again.read(frames, 8.0) == probe.read(frames, 8.0)
+    with pytest.raises(InputError, match=r"20 frames are too few .* give 31"):
+        probe.read(frames[:20], 8.0)
+    with pytest.raises(InputError, match="another cast"):
+        Probe(8, {"subject": ["nobody"]})
+
+
+def test_the_boards_are_unseen_pairs_and_say_what_their_kind_says() -> None:
+    made = boards()
+    assert [board.kind for board in made] == [kind for kind, share in SHARES.items() for _ in range(share)]
+    for board in made:
+        takes = {take.seed: take for take, _ in board.told}
+        first = board.told[0][0]
+        actions = [take.segments[index].action for take, index in board.told]
+        assert len(board.told) == CHUNKS and [index for _, index in board.told] == list(range(CHUNKS))
+        assert (first.subject, first.scene) in HELD_OUT
+        assert len({take.subject for take in takes.values()}) == 1
+        assert len({take.scene for take in takes.values()}) == (2 if board.kind == "change" else 1)
+        assert ("absent" in actions) == (board.kind == "return")
+        assert len(board.storyboard.shots) == CHUNKS
+        for chunk, action in enumerate(actions):
+            subject = board.expected(chunk)["subject"]
+            assert subject == {"absent": NOBODY, "leave": None, "return": None}.get(action, first.subject)
