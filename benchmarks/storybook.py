@@ -1,15 +1,19 @@
-"""How good the embedded model is: python benchmarks/storybook.py [--model storybook] [--out benchmarks/storybook.md].
+"""How good the embedded model is: python benchmarks/storybook.py [--settings window semantic ...] [--boards 20].
 
-Held-out means subject-scene pairs that no training take shows. Measured: the autoencoder's PSNR on held-out renders,
-the velocity error on them by noise level with true context, and a contact sheet for each of the first seeds: what the
-world's renderer shows for the captions, above what the model generates from the captions alone.
+Held-out means subject-scene pairs that no training take shows. Twenty storyboards of a minute (`storybook.boards`) are
+generated from their captions; a classifier that was trained on rendered frames reads subject, scene, time of day and
+direction from every chunk, and `blockvid eval` scores the videos. The same is done with what the renderer shows for
+them, and with what the autoencoder leaves of that. Also: the autoencoder's PSNR on held-out renders, the velocity error
+on them by noise level with true context, and contact sheets of the first boards, renders above generations.
+
+Videos stay in --videos, so that a stopped run goes on; a run with fewer --boards shows in minutes that everything runs.
 """
 
 from __future__ import annotations
 
 import datetime
 import platform
-import time
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,17 +21,21 @@ import numpy as np
 import torch
 import tyro
 from PIL import Image
+from storybook_score import QUESTIONS, SETTINGS, Score, made_by, reconstructed, rendered, score
 
 from blockvid.attention.attend import BlockCausal
 from blockvid.attention.rope import grid_positions
+from blockvid.evaluation.metric import Tier
 from blockvid.flow import noised, velocity
 from blockvid.model.dit import TextContext
-from blockvid.model.load import Models
-from blockvid.pipeline import Pipeline, Settings
-from blockvid.storyboard import Storyboard
+from blockvid.model.load import STORYBOOK, Models
+from blockvid.pipeline import Pipeline
+from blockvid.storybook.boards import Board, boards
 from blockvid.storybook.captions import captions
 from blockvid.storybook.corpus import encode_clip, to_unit
+from blockvid.storybook.probe import Probe
 from blockvid.storybook.world import Take, render, sample_take
+from blockvid.video import read_frames
 
 LEVELS = (0.2, 0.5, 0.8, 0.95)
 
@@ -41,10 +49,15 @@ class Options:
     images: Path = Path("docs/images")
     clips: int = 40
     """Held-out clips for the autoencoder and for the velocity error."""
-    seeds: int = 3
-    """Held-out one-minute storyboards to generate, seeds 0, 1, ..."""
-    chunks: int = 15
-    """Chunks of each generated storyboard."""
+    boards: int = 20
+    """How many of the twenty; fewer take them evenly from the three kinds."""
+    settings: tuple[str, ...] = ("window",)
+    """Ways to generate, of `storybook_score.SETTINGS`; about eight minutes each on two cores."""
+    probe: Path = STORYBOOK / "probe"
+    tier: Tier = "light"
+    videos: Path = Path("runs/scorecard")
+    sheets: int = 3
+    """Contact sheets, of the first plain boards."""
 
 
 def interval(values: list[float]) -> str:
@@ -95,48 +108,89 @@ def velocity_error(models: Models, clips: int) -> dict[float, list[float]]:
     return found
 
 
-def minute(pipe: Pipeline, seed: int, chunks: int, folder: Path) -> tuple[str, float]:
-    """Generate a held-out storyboard from its captions alone; saves the sheet, returns a caption line and seconds."""
-    g = pipe.models.geometry
-    take = sample_take(seed, seconds=4 * chunks, split="heldout")
-    words = captions(take)[:chunks]
-    storyboard = Storyboard.model_validate({"shots": [{"prompt": p, "seconds": 4} for p in words]})
-    began = time.perf_counter()
-    made = pipe(storyboard, Settings(seed=seed))
-    seconds = time.perf_counter() - began
-    true = clip_of(pipe.models, take, len(made)).numpy()
-    stills = [(true[i], made[i]) for i in range(int(2 * g.fps), len(made), int(4 * g.fps))]
-    rows = [
-        np.concatenate([np.concatenate(pair) for pair in stills[i : i + 5]], axis=1) for i in range(0, len(stills), 5)
-    ]
-    width = max(row.shape[1] for row in rows)
-    padded = [np.pad(row, ((0, 6), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
-    Image.fromarray(np.concatenate(padded)).save(folder / f"heldout-{seed}.png")
-    return f"{take.subject} in {take.scene}: {words[0]}", seconds
+def chosen(count: int) -> list[Board]:
+    """`count` of the boards, evenly from the three kinds, in their order."""
+    every = boards()
+    return [every[round(i * len(every) / count)] for i in range(count)]
+
+
+def accuracy(of: Score, question: str, chunks: slice = slice(None)) -> str:
+    """Share of right chunks in percent, with a 95 % bootstrap interval over boards."""
+    found = of.accuracies(question, chunks)
+    rng = np.random.default_rng(0)
+    drawn = found[rng.integers(len(found), size=(2000, len(found)))].sum(1)
+    shares = 100 * drawn[:, 0] / np.maximum(drawn[:, 1], 1)
+    low, high = np.quantile(shares, [0.025, 0.975])
+    return f"{100 * found[:, 0].sum() / max(found[:, 1].sum(), 1):.1f} [{low:.1f}, {high:.1f}]"
+
+
+def measured(of: Score, key: str) -> str:
+    """The mean of a metric or a VDE over the boards, with its interval."""
+    mean = of.results.summary[key].mean
+    return f"{mean.value:.3g} [{mean.low:.3g}, {mean.high:.3g}]"
+
+
+def table(scores: dict[str, Score]) -> list[str]:
+    """Measures down, ways to make the videos across."""
+    first = next(iter(scores.values()))
+    rows = [(f"{q}, % of chunks", [accuracy(s, q) for s in scores.values()]) for q in QUESTIONS]
+    for q in QUESTIONS:
+        early, late = slice(0, 4), slice(-4, None)
+        rows.append((f"{q}, chunks 0 to 3", [accuracy(s, q, early) for s in scores.values()]))
+        rows.append((f"{q}, chunks 11 to 14", [accuracy(s, q, late) for s in scores.values()]))
+    for name in ("boundary_jump", "dynamic_degree"):
+        keys = [metric.key for metric in first.results.metrics if metric.name == name]
+        rows += [(key, [measured(s, key) for s in scores.values()]) for key in keys]
+    rows += [(f"VDE, {q.key}", [measured(s, q.key) for s in scores.values()]) for q in first.results.quantities]
+    lines = [f"| {name} | " + " | ".join(values) + " |" for name, values in rows]
+    return ["| measure | " + " | ".join(scores) + " |", "|---" * (len(scores) + 1) + "|", *lines]
+
+
+def sheet(board: Board, true: Path, made: Path, path: Path) -> None:
+    """A still in the middle of every chunk: renders above generations, five chunks a row."""
+    shown, generated = (np.concatenate(list(read_frames(folder / f"{board.name}.mp4"))) for folder in (true, made))
+    per = len(shown) // len(board.told)
+    stills = [np.concatenate((shown[i], generated[i])) for i in range(per // 2, len(shown), per)]
+    rows = [np.concatenate(stills[i : i + 5], axis=1) for i in range(0, len(stills), 5)]
+    Image.fromarray(np.concatenate([np.pad(row, ((0, 6), (0, 0), (0, 0)), constant_values=255) for row in rows])).save(
+        path
+    )
 
 
 def main(options: Options) -> None:
     """Measure and write the table."""
-    pipe = Pipeline.from_pretrained(options.model)
+    pipe, probe = Pipeline.from_pretrained(options.model), Probe.from_pretrained(options.probe).eval()
     options.images.mkdir(parents=True, exist_ok=True)
-    psnr = reconstruction(pipe.models, options.clips)
-    errors = velocity_error(pipe.models, options.clips)
-    made = [minute(pipe, seed, options.chunks, options.images) for seed in range(options.seeds)]
+    told, videos = chosen(options.boards), options.videos / pipe.models.fingerprint[:12]
+    bounds = {"renders": rendered, "autoencoder": reconstructed}
+    scores = {name: score(pipe, probe, told, make, videos / name, options.tier) for name, make in bounds.items()}
+    for name in options.settings:
+        scores[name] = score(pipe, probe, told, made_by(SETTINGS[name]), videos / name, options.tier)
+    for number, board in enumerate(told[: options.sheets]):
+        sheet(board, videos / "renders", videos / options.settings[0], options.images / f"heldout-{number}.png")
+    psnr, errors = reconstruction(pipe.models, options.clips), velocity_error(pipe.models, options.clips)
+    given = " ".join(sys.argv[1:])
     lines = [
         "# The embedded model, measured",
         "",
-        f"{datetime.date.today()}, `python benchmarks/storybook.py`, weights {pipe.models.fingerprint[:12]}, "
-        f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads, {pipe.models.dit.dtype}.",
-        f"Means with 95 % bootstrap intervals over {options.clips} held-out clips.",
+        f"{datetime.date.today()}, `python benchmarks/storybook.py{' ' + given if given else ''}`, weights "
+        f"{pipe.models.fingerprint[:12]}, torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} "
+        f"threads, {pipe.models.dit.dtype}. {len(told)} held-out storyboards of a minute, seeds 0, 1, ...; means with "
+        "95 % bootstrap intervals over storyboards. Accuracies are of a classifier's reading of each chunk against what "
+        "its caption asks; the column of the renders says how far the classifier is to be trusted.",
+        "",
+        *table(scores),
+        "",
+        f"Means with 95 % bootstrap intervals over {options.clips} held-out clips:",
         "",
         "| measure | value |",
         "|---|---|",
         f"| autoencoder PSNR, dB | {interval(psnr)} |",
         *(f"| velocity error at sigma {level}, true context | {interval(errors[level])} |" for level in LEVELS),
         "",
-        "| seed | held-out storyboard | seconds to generate |",
-        "|---|---|---|",
-        *(f"| {seed} | {words} | {seconds:.0f} |" for seed, (words, seconds) in enumerate(made)),
+        "| contact sheet | storyboard |",
+        "|---|---|",
+        *(f"| heldout-{n}.png | {b.storyboard.shots[0].prompt} |" for n, b in enumerate(told[: options.sheets])),
         "",
     ]
     options.out.write_text("\n".join(lines), encoding="utf-8")

@@ -16,7 +16,9 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 def main(run: Path) -> None:
     """Replace the shipped weights, keeping their model card (README.md)."""
-    for part in ("transformer", "vae"):
+    for part in ("transformer", "vae", "probe"):
+        if part == "probe" and not (run / part).exists():
+            continue
         (STORYBOOK / part).mkdir(parents=True, exist_ok=True)
         shutil.copy(run / part / "config.json", STORYBOOK / part)
         tensors = load_file(run / part / WEIGHTS)

@@ -1,0 +1,112 @@
+"""The scorecard's parts: videos of the twenty boards, what the probe reads from them, and how they drift."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from blockvid.attention.policies import DynamicSparse, Full, Semantic, SinkWindow, Window
+from blockvid.attention.salience import Salience
+from blockvid.evaluation.evaluate import Evaluation
+from blockvid.evaluation.metric import Tier
+from blockvid.evaluation.profiles import Release
+from blockvid.evaluation.results import Results
+from blockvid.pipeline import Pipeline, Settings
+from blockvid.sampling.noise import BoundaryNoise
+from blockvid.storybook.boards import CHUNKS, Board
+from blockvid.storybook.corpus import to_unit
+from blockvid.storybook.probe import CLASSES, Probe
+from blockvid.video import read_frames, write_video
+
+QUESTIONS = tuple(CLASSES)
+SETTINGS: dict[str, Settings] = {
+    "window": Settings(),
+    "full": Settings(policy=Full()),
+    "sink-window": Settings(policy=SinkWindow(1, 2)),
+    "dynamic-sparse": Settings(policy=DynamicSparse(4, Salience(tau=0.9))),
+    "semantic": Settings(policy=Semantic(2, 2, Salience(tau=0.9))),
+    "window, local shuffle": Settings(policy=Window(), noise=BoundaryNoise("shared", "local", 4)),
+    "window, joint shuffle": Settings(policy=Window(), noise=BoundaryNoise("shared", "joint", 4)),
+    "window, freenoise": Settings(policy=Window(), noise=BoundaryNoise("independent", "freenoise", 4)),
+}
+"""Ways to generate; boards have the seeds 0, 1, ..."""
+say = Console(stderr=True).print
+Right = dict[str, list[list[bool | None]]]
+"""By question: a row for each board, a column for each chunk; None where nothing is asked."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Of one way to make the boards' videos."""
+
+    right: Right
+    results: Results
+
+    def accuracies(self, question: str, chunks: slice = slice(None)) -> np.ndarray:
+        """Right and asked, by board: an array (boards, 2)."""
+        rows = [[answer for answer in row[chunks] if answer is not None] for row in self.right[question]]
+        return np.array([(sum(row), len(row)) for row in rows], dtype=float)
+
+
+def rendered(pipe: Pipeline, board: Board, _seed: int = 0) -> np.ndarray:
+    """What the renderer shows."""
+    g = pipe.models.geometry
+    return board.render(g.width, g.height, g.fps).numpy()
+
+
+@torch.no_grad()
+def reconstructed(pipe: Pipeline, board: Board, _seed: int = 0) -> np.ndarray:
+    """What the autoencoder leaves of it: the most that a transformer in its latents can show."""
+    frames = torch.from_numpy(rendered(pipe, board))
+    encoder, decoder = pipe.models.autoencoder.encoder(), pipe.models.autoencoder.decoder()
+    pieces = [frames[:1], *frames[1:].split(32)]
+    pieces[-1] = pieces[-1][: len(pieces[-1]) // 4 * 4]
+    made = [decoder.push(encoder.push(to_unit(piece)[None]))[0] for piece in pieces]
+    shown = ((torch.cat(made, dim=1).clamp(-1, 1) + 1) * 127.5).round().byte().movedim(0, -1)
+    return np.concatenate((shown.numpy(), np.repeat(shown[-1:].numpy(), len(frames) - len(shown), axis=0)))
+
+
+def made_by(settings: Settings) -> Callable[[Pipeline, Board, int], np.ndarray]:
+    """What the model generates from the captions alone."""
+    return lambda pipe, board, seed: pipe(board.storyboard, replace(settings, seed=seed))
+
+
+def score(
+    pipe: Pipeline,
+    probe: Probe,
+    boards: Sequence[Board],
+    make: Callable[[Pipeline, Board, int], np.ndarray],
+    folder: Path,
+    tier: Tier,
+) -> Score:
+    """Make what is missing of the boards' videos in `folder`, read them all, and evaluate them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    fps = pipe.models.geometry.fps
+    right: Right = {question: [] for question in QUESTIONS}
+    for seed, board in enumerate(boards):
+        path = folder / f"{board.name}.mp4"
+        if not path.exists():
+            say(f"{folder.name}: {board.name}")
+            write_video(path, make(pipe, board, seed), fps)
+        frames = torch.from_numpy(np.concatenate(list(read_frames(path))))
+        read = _read(probe, board, frames, fps)
+        for question in QUESTIONS:
+            right[question].append(read[question])
+    starts = [round(fps * 4 * chunk) for chunk in range(1, CHUNKS)]
+    borders: Mapping[str, Sequence[int]] = {board.name: starts for board in boards}
+    evaluation = Evaluation(Release(), tier, cache=folder / "rows", threads=torch.get_num_threads())
+    return Score(right, evaluation([folder / f"{board.name}.mp4" for board in boards], borders=borders))
+
+
+def _read(probe: Probe, board: Board, frames: torch.Tensor, fps: float) -> dict[str, list[bool | None]]:
+    per, found = round(4 * fps), {question: [] for question in QUESTIONS}
+    for chunk in range(CHUNKS):
+        answers = probe.read(frames[chunk * per : (chunk + 1) * per], fps).answers
+        for question, wanted in board.expected(chunk).items():
+            found[question].append(None if wanted is None else answers[question] == wanted)
+    return found
