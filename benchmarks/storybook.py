@@ -176,8 +176,8 @@ def main(options: Options) -> None:
         f"{datetime.date.today()}, `python benchmarks/storybook.py{' ' + given if given else ''}`, weights "
         f"{pipe.models.fingerprint[:12]}, torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} "
         f"threads, {pipe.models.dit.dtype}. {len(told)} held-out storyboards of a minute, seeds 0, 1, ...; means with "
-        "95 % bootstrap intervals over storyboards. Accuracies are of a classifier's reading of each chunk against what "
-        "its caption asks; the column of the renders says how far the classifier is to be trusted.",
+        "95 % bootstrap intervals over storyboards. Accuracies are of a classifier's reading of each chunk against "
+        "what its caption asks; the column of the renders says how far the classifier is to be trusted.",
         "",
         *table(scores),
         "",
