@@ -18,6 +18,7 @@ from blockvid.model.autoencoder import decode
 from blockvid.model.device import pick_device
 from blockvid.pipeline import Clip, Pipeline, Settings, State, picture_latent, to_uint8
 from blockvid.sampling.sampler import Progress
+from blockvid.sampling.solvers import Renoise, Solver
 from blockvid.storyboard import Storyboard
 from blockvid.video import read_image
 
@@ -90,8 +91,11 @@ def test_policies_differ_from_the_first_chunk_that_one_cannot_see(pipe: Pipeline
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 @pytest.mark.parametrize("policy", [Window(1), Full()], ids=repr)
-def test_a_stream_goes_on_from_its_state(pipe: Pipeline, policy: Window | Full, guidance: float) -> None:
-    settings = replace(FAST, policy=policy, guidance=guidance)
+@pytest.mark.parametrize("solver", [None, Renoise()], ids=repr)
+def test_a_stream_goes_on_from_its_state(
+    pipe: Pipeline, policy: Window | Full, guidance: float, solver: Solver | None
+) -> None:
+    settings = replace(FAST, policy=policy, guidance=guidance, solver=solver, steps=3)
     clips = list(pipe.stream(board(*FOUR), settings))
     for start in (1, 2, 3):
         memories = tuple(clip.memory for clip in clips[:start])
