@@ -125,11 +125,13 @@ def test_from_a_folder_of_clips_to_a_model(run: Run, tmp_path: Path) -> None:
     assert run("data", "ls", "shards")[1].startswith("2 videos, ")
     options = ("--data", "shards", "--chunks", 1, "--batch", 1, "--steps", 2, "--loss", "block", "--device", "cpu")
     (tmp_path / "board.txt").write_text("a red ball\n")
-    looks = ("--previews", "board.txt", "--save", 2)
+    looks = ("--previews", "board.txt", "--unseen", "shards", "--save", 2)
     assert run("train", "storybook_stage1", *options, *looks, "-o", "stage1")[0] == 0
     assert probe(tmp_path / "stage1" / "previews" / "000002.mp4").frames == 32
     (drift,) = lines(tmp_path / "stage1" / "previews" / "drift.jsonl")
     assert drift["step"] == 2 and "clarity@core" in str(drift)
+    (probed,) = lines(tmp_path / "stage1" / "probe.jsonl")
+    assert probed["unseen"] and probed["loss"] > 0
     assert run("train", "storybook_stage2", "--start", "stage1", *options, "-o", "stage2")[0] == 0
     shutil.rmtree(tmp_path / "stage1")
     assert run("generate", "board.txt", "--model", "stage2", "--steps", 1, "-o", "ball.mp4")[0] == 0

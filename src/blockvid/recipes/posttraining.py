@@ -56,6 +56,9 @@ class PostTraining:
     """The model to begin from: a name, folder or hub id, or the folder of an earlier stage."""
     data: Path | None = None
     """Shards of `blockvid data encode`; None: takes of the storybook, rendered and encoded into the output folder."""
+    unseen: Path | None = None
+    """Shards that are not learned from, for probe.jsonl, such as those of `data encode --part eval`; of the storybook's
+    takes ten are always left out."""
     loss: Loss = "ours"
     """naive, velocity, rollout-velocity, block, self or ours: the rows of Table 6."""
     schedule: Schedule = "cosine"
@@ -206,9 +209,7 @@ class PostTraining:
     def sources(self, models: Models, out: Path, world: World) -> tuple[Source, Source | None]:
         """Where batches come from, and the same of takes that are not learned from; the first rank makes takes."""
         if self.data is not None:
-            shards = VideoShards.open(self.data)
-            shards.dataset.check(models)
-            return ShardSource(shards, self.chunks, self.batch, Batch, self.seed), None
+            return self._shards(self.data, models), None if self.unseen is None else self._shards(self.unseen, models)
         if models.text != "minilm":
             raise InputError(
                 f"{models.name} does not know the storybook; give --data, shards of `blockvid data encode`"
@@ -228,6 +229,11 @@ class PostTraining:
             )
         )
         return learned, unseen
+
+    def _shards(self, folder: Path, models: Models) -> Source:
+        shards = VideoShards.open(folder)
+        shards.dataset.check(models)
+        return ShardSource(shards, self.chunks, self.batch, Batch, self.seed)
 
     def rows(self) -> list[tuple[str, str]]:
         """What `--dry-run` prints; no weights are loaded."""
@@ -274,6 +280,7 @@ WITHOUT_EFFECT = (
     "log",
     "previews",
     "track",
+    "unseen",
     "dp_replicate",
     "dp_shard",
     "sp",
