@@ -54,6 +54,7 @@ class Options:
     settings: tuple[str, ...] = ("window",)
     """Ways to generate, of `storybook_score.SETTINGS`; about eight minutes each on two cores."""
     probe: Path = STORYBOOK / "probe"
+    """What `blockvid train storybook_probe` made; without it nothing is read, and there are no accuracies."""
     tier: Tier = "light"
     videos: Path = Path("runs/scorecard")
     sheets: int = 3
@@ -133,8 +134,9 @@ def measured(of: Score, key: str) -> str:
 def table(scores: dict[str, Score]) -> list[str]:
     """Measures down, ways to make the videos across."""
     first = next(iter(scores.values()))
-    rows = [(f"{q}, % of chunks", [accuracy(s, q) for s in scores.values()]) for q in QUESTIONS]
-    for q in QUESTIONS:
+    asked = [q for q in QUESTIONS if first.right.get(q)]
+    rows = [(f"{q}, % of chunks", [accuracy(s, q) for s in scores.values()]) for q in asked]
+    for q in asked:
         early, late = slice(0, 4), slice(-4, None)
         rows.append((f"{q}, chunks 0 to 3", [accuracy(s, q, early) for s in scores.values()]))
         rows.append((f"{q}, chunks 11 to 14", [accuracy(s, q, late) for s in scores.values()]))
@@ -159,7 +161,8 @@ def sheet(board: Board, true: Path, made: Path, path: Path) -> None:
 
 def main(options: Options) -> None:
     """Measure and write the table."""
-    pipe, probe = Pipeline.from_pretrained(options.model), Probe.from_pretrained(options.probe).eval()
+    pipe = Pipeline.from_pretrained(options.model)
+    probe = Probe.from_pretrained(options.probe).eval() if options.probe.exists() else None
     options.images.mkdir(parents=True, exist_ok=True)
     told, videos = chosen(options.boards), options.videos / pipe.models.fingerprint[:12]
     bounds = {"renders": rendered, "autoencoder": reconstructed}

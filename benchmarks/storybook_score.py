@@ -78,25 +78,25 @@ def made_by(settings: Settings) -> Callable[[Pipeline, Board, int], np.ndarray]:
 
 def score(
     pipe: Pipeline,
-    probe: Probe,
+    probe: Probe | None,
     boards: Sequence[Board],
     make: Callable[[Pipeline, Board, int], np.ndarray],
     folder: Path,
     tier: Tier,
 ) -> Score:
-    """Make what is missing of the boards' videos in `folder`, read them all, and evaluate them."""
+    """Make what is missing of the boards' videos in `folder`, read them (without a probe: not), and evaluate them."""
     folder.mkdir(parents=True, exist_ok=True)
     fps = pipe.models.geometry.fps
-    right: Right = {question: [] for question in QUESTIONS}
+    right: Right = {}
     for seed, board in enumerate(boards):
         path = folder / f"{board.name}.mp4"
         if not path.exists():
             say(f"{folder.name}: {board.name}")
             write_video(path, make(pipe, board, seed), fps)
-        frames = torch.from_numpy(np.concatenate(list(read_frames(path))))
-        read = _read(probe, board, frames, fps)
-        for question in QUESTIONS:
-            right[question].append(read[question])
+        if probe is not None:
+            frames = torch.from_numpy(np.concatenate(list(read_frames(path))))
+            for question, answers in _read(probe, board, frames, fps).items():
+                right.setdefault(question, []).append(answers)
     starts = [round(fps * 4 * chunk) for chunk in range(1, CHUNKS)]
     borders: Mapping[str, Sequence[int]] = {board.name: starts for board in boards}
     evaluation = Evaluation(Release(), tier, cache=folder / "rows", threads=torch.get_num_threads())
