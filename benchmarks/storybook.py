@@ -26,6 +26,7 @@ from storybook_score import QUESTIONS, SETTINGS, Score, made_by, reconstructed, 
 from blockvid.attention.attend import BlockCausal
 from blockvid.attention.rope import grid_positions
 from blockvid.evaluation.metric import Tier
+from blockvid.evaluation.results import value
 from blockvid.flow import noised, velocity
 from blockvid.model.dit import TextContext
 from blockvid.model.load import STORYBOOK, Models
@@ -128,7 +129,7 @@ def accuracy(of: Score, question: str, chunks: slice = slice(None)) -> str:
 def measured(of: Score, key: str) -> str:
     """The mean of a metric or a VDE over the boards, with its interval."""
     mean = of.results.summary[key].mean
-    return f"{mean.value:.3g} [{mean.low:.3g}, {mean.high:.3g}]"
+    return f"{value(mean.value):.3g} [{value(mean.low):.3g}, {value(mean.high):.3g}]"
 
 
 def table(scores: dict[str, Score]) -> list[str]:

@@ -100,7 +100,7 @@ def score(
     starts = [round(fps * 4 * chunk) for chunk in range(1, CHUNKS)]
     borders: Mapping[str, Sequence[int]] = {board.name: starts for board in boards}
     evaluation = Evaluation(Release(), tier, cache=folder / "rows", threads=torch.get_num_threads())
-    return Score(right, evaluation([folder / f"{board.name}.mp4" for board in boards], borders=borders))
+    return Score(right, evaluation({board.name: folder / f"{board.name}.mp4" for board in boards}, borders=borders))
 
 
 def _read(probe: Probe, board: Board, frames: torch.Tensor, fps: float) -> dict[str, list[bool | None]]:
