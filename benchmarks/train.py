@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import statistics
 import subprocess
@@ -182,7 +183,7 @@ def main(options: Options) -> None:
     began, load = datetime.now(UTC).date().isoformat(), os.getloadavg()[0]
     facts = environment({})
     rows, plain = step_rows(options)
-    given = " ".join(sys.argv[1:])
+    given = shlex.join(sys.argv[1:])
     lines = [
         "# What a training step costs",
         "",
