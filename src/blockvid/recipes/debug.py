@@ -12,7 +12,7 @@ from blockvid.attention.policies import Window
 from blockvid.errors import InputError
 from blockvid.model.device import pick_device
 from blockvid.model.dit import BlockDiT, TextContext
-from blockvid.recipes.previews import Probe
+from blockvid.recipes.previews import ProbeLoss
 from blockvid.training.batch import Batch
 from blockvid.training.export import export
 from blockvid.training.loop import Cadence, Loop, Plan, losses_of
@@ -93,7 +93,7 @@ class DebugRun:
             cadence = Cadence(self.save, self.log, preview=self.save)
             losses = losses_of(flow, source, networks, world.device)
             loop = Loop(networks, losses, plan, out, world, config, cadence)
-            probe = Probe(unseen, True, world, out / "probe.jsonl")
+            probe = ProbeLoss(unseen, True, world, out / "probe.jsonl")
             if loop.step == 0:
                 probe(0, networks["model"])
             loop.run(on_save=lambda _, network: export(network, out, world), preview=probe, stop=stop)

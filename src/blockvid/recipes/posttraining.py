@@ -21,7 +21,7 @@ from blockvid.model.device import pick_device
 from blockvid.model.dit import BlockDiT
 from blockvid.model.load import Models, describe_models, load_models
 from blockvid.pipeline import Settings
-from blockvid.recipes.previews import Preview, Probe
+from blockvid.recipes.previews import Preview, ProbeLoss
 from blockvid.recipes.storybook import SUBJECT_WEIGHT
 from blockvid.sampling.solvers import Renoise
 from blockvid.storyboard import Storyboard
@@ -176,7 +176,7 @@ class PostTraining:
             place(networks, world, self._sharding())
             losses = losses_of(objective, source, networks, world.device)
             config = {name: value for name, value in asdict(self).items() if name not in WITHOUT_EFFECT}
-            looks.append(Probe(unseen or source, unseen is not None, world, out / "probe.jsonl"))
+            looks.append(ProbeLoss(unseen or source, unseen is not None, world, out / "probe.jsonl"))
             cadence = Cadence(self.save, self.log, preview=self.save, keep=self.keep)
             loop = Loop(networks, losses, self.plan(), out, world, config, cadence)
             base = models.folder

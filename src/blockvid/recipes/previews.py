@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from blockvid.evaluation.drift import Drift
+from blockvid.evaluation.results import value
 from blockvid.evaluation.watch import Watch
 from blockvid.model.dit import BlockDiT
 from blockvid.model.load import Models, load_models
@@ -30,7 +31,7 @@ PROBES = 4
 """Batches that the loss is measured on, with the same noise each time."""
 
 
-class Probe:
+class ProbeLoss:
     """The flow-matching loss of the averaged weights on the same few batches and noises, a line of `file` each time."""
 
     def __init__(self, source: Source, unseen: bool, world: World, file: Path) -> None:
@@ -77,8 +78,8 @@ class Preview:
 
 def _vde(watch: Watch) -> dict[str, float]:
     """By metric; borders, which the first chunk has none of, are left out."""
-    keys = [key for key, first in watch.chunks[0].scores.items() if isinstance(first, float)]
-    return {key: Drift()(np.array([chunk.scores[key] for chunk in watch.chunks], dtype=float)).vde for key in keys}
+    keys = [key for key, first in watch.chunks[0].scores.items() if first is not None]
+    return {key: Drift()(np.array([value(chunk.scores[key]) for chunk in watch.chunks])).vde for key in keys}
 
 
 def _append(file: Path, row: dict[str, Any]) -> None:
