@@ -54,17 +54,22 @@ def test_the_explicit_kernel_has_the_right_gradients() -> None:
     generator = torch.Generator().manual_seed(0)
     q = torch.randn(2, 3, 4, dtype=torch.float64, generator=generator, requires_grad=True)
     k, v = (torch.randn(2, 5, 4, dtype=torch.float64, generator=generator, requires_grad=True) for _ in range(2))
-    assert torch.autograd.gradcheck(_Explicit.apply, (q, k, v))
-    torch.testing.assert_close(_Explicit.apply(q, k, v), F.scaled_dot_product_attention(q, k, v))
+    hidden = torch.tensor([[False, True, False, False, True]])  # one sample of two heads
+    for unseen, mask in ((None, None), (hidden, ~hidden[:, None])):
+        assert torch.autograd.gradcheck(_Explicit.apply, (q, k, v, unseen))
+        expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        torch.testing.assert_close(_Explicit.apply(q, k, v, unseen), expected)
 
 
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("keys", [40, 130])
-def test_bfloat16_on_the_cpu_is_float32_attention_but_for_rounding(keys: int) -> None:
+def test_bfloat16_on_the_cpu_is_float32_attention_but_for_rounding(keys: int, masked: bool) -> None:
     """bfloat16 has 8 bits: relative to the largest entry, the output errs by under 1 % and the gradients by 2 %."""
+    mask = torch.arange(keys) < torch.tensor([keys - 7, 3])[:, None, None, None] if masked else None
     exact = [x.requires_grad_() for x in random_qkv(40, keys, torch.bfloat16)]
     wide = [x.detach().float().requires_grad_() for x in exact]
     upstream = torch.randn(exact[0].shape, generator=torch.Generator().manual_seed(1)).bfloat16()
-    low, high = attention(*exact), attention(*wide)
+    low, high = attention(*exact, mask), attention(*wide, mask)
     assert low.dtype == torch.bfloat16
     low.backward(upstream)
     high.backward(upstream.float())

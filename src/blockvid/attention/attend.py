@@ -6,6 +6,7 @@ parity tests pass `Full` or `Masked`: one forward serves all of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Protocol, runtime_checkable
@@ -45,21 +46,24 @@ class _Explicit(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None) -> Tensor:
+        """q, k and v have the heads in their batch; `hidden` (b z) is True for keys that no query of a sample sees."""
         scores = torch.bmm(q * q.shape[-1] ** -0.5, k.transpose(1, 2))
+        if hidden is not None:
+            scores.unflatten(0, (len(hidden), -1)).masked_fill_(hidden[:, None, None], -math.inf)
         probabilities = torch.softmax(scores, -1, out=scores)  # in place: fresh pages would cost more than the softmax
         ctx.save_for_backward(q, k, v, probabilities)
         return torch.bmm(probabilities, v)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
         q, k, v, probabilities = ctx.saved_tensors
         dp = torch.bmm(grad, v.transpose(1, 2))
         ds = torch._softmax_backward_data(dp, probabilities, -1, dp.dtype)
         scale = q.shape[-1] ** -0.5
         dv = torch.bmm(grad.transpose(1, 2), probabilities).transpose(1, 2)
         dk = torch.bmm((q * scale).transpose(1, 2), ds).transpose(1, 2)
-        return torch.bmm(ds, k) * scale, dk, dv
+        return torch.bmm(ds, k) * scale, dk, dv, None
 
 
 def attention(
@@ -70,9 +74,11 @@ def attention(
 ) -> Float[Tensor, "b s heads d"]:
     """Scaled dot-product attention on the layout of this code base; `mask` is True where a key is visible."""
     scores = q.shape[0] * q.shape[2] * q.shape[1] * k.shape[1]
-    if mask is None and q.device.type == "cpu" and q.dtype == torch.bfloat16 and scores <= EXPLICIT_SCORES:
+    of_keys = mask is None or mask.shape == (len(k), 1, 1, k.shape[1])
+    if of_keys and q.device.type == "cpu" and q.dtype == torch.bfloat16 and scores <= EXPLICIT_SCORES:
         flat = (rearrange(x, "b s heads d -> (b heads) s d") for x in (q, k, v))
-        return rearrange(_Explicit.apply(*flat), "(b heads) s d -> b s heads d", b=len(q))
+        hidden = None if mask is None else ~mask[:, 0, 0]
+        return rearrange(_Explicit.apply(*flat, hidden), "(b heads) s d -> b s heads d", b=len(q))
     q, k, v = (rearrange(x, "b s heads d -> b heads s d") for x in (q, k, v))
     return rearrange(F.scaled_dot_product_attention(q, k, v, attn_mask=mask), "b heads s d -> b s heads d")
 

@@ -94,6 +94,8 @@ class Stills:
     batch: int = 128
     objective: FlowMatching = FlowMatching(Shared(), shift=3.0)  # a frame has an eighth of a chunk's redundancy
     name: str = "stills"
+    every: int = 1
+    """Taught at each step that this divides."""
 
     def source(self, takes: Shards, geometry: Geometry) -> Source:
         return StillSource(takes, geometry, self.batch, Batch, SUBJECT_WEIGHT)
@@ -111,6 +113,8 @@ class Windows:
     chunks: int = 5
     objective: FlowMatching = FlowMatching(visibility=RandomlyRecalling())
     name: str = "windows"
+    every: int = 1
+    """As of `Stills`."""
 
     def source(self, takes: Shards, geometry: Geometry) -> Source:
         return TakeSource(takes, geometry, self.chunks, self.batch, Batch, SUBJECT_WEIGHT)
@@ -122,7 +126,7 @@ class Windows:
 
 @dataclass(frozen=True)
 class TransformerRun:
-    """Trains a `BlockDiT` on encoded takes, by flow matching of all `lessons` at every step; writes `out/transformer`.
+    """Trains a `BlockDiT` on encoded takes, by flow matching of the `lessons` of each step; writes `out/transformer`.
 
     Long windows alone hardly teach what captions name: a step shows few subjects, and its later chunks copy them from
     earlier ones (docs/log.md).
@@ -166,15 +170,16 @@ class TransformerRun:
 
     def _losses(self, takes: Shards, networks: Mapping[str, nn.Module], world: World) -> Loss:
         """The mean over all latent frames of a step."""
-        frames = torch.tensor([float(lesson.frames(self.geometry)) for lesson in self.lessons], device=world.device)
-        parts = [
-            losses_of(lesson.objective, lesson.source(takes, self.geometry), networks, world.device)
+        taught = [
+            (lesson, losses_of(lesson.objective, lesson.source(takes, self.geometry), networks, world.device))
             for lesson in self.lessons
         ]
 
         def losses(step: int, index: int, generator: torch.Generator) -> Losses:
-            found = torch.stack([part(step, index, generator).due["model"] for part in parts])
-            named = {f"{lesson.name}_loss": loss for lesson, loss in zip(self.lessons, found.detach(), strict=True)}
+            due = [(lesson, loss) for lesson, loss in taught if step % lesson.every == 0]
+            frames = torch.tensor([float(lesson.frames(self.geometry)) for lesson, _ in due], device=world.device)
+            found = torch.stack([loss(step, index // lesson.every, generator).due["model"] for lesson, loss in due])
+            named = {f"{lesson.name}_loss": loss for (lesson, _), loss in zip(due, found.detach(), strict=True)}
             return Losses({"model": (frames * found).sum() / frames.sum()}, named)
 
         return losses
@@ -213,4 +218,4 @@ def storybook_base() -> TransformerRun:
     muon = MuonAdamW(lr=1e-3, matrix_lr=3e-3)
     plan = Plan(4000, optimiser=muon, rate=WarmHoldFall(fall=0.35), ema=0.99, precision="bfloat16")
     single = Windows(6, 1, FlowMatching(Shared()), "chunks")
-    return TransformerRun(plan, "base", (Windows(1), single, Stills(48)), workers=os.cpu_count() or 1)
+    return TransformerRun(plan, "base", (Windows(1, every=3), single, Stills(64)), workers=os.cpu_count() or 1)
