@@ -113,7 +113,7 @@ def blockvid(job: Job) -> list[Piece]:
     models, frames = job.models, job.frames
     g, rope = models.geometry, models.dit.rope
     cache = KVCache(recalls(Window(PAST), torch.eye(job.chunks)), rope, dtype=models.dit.dtype)
-    denoiser = Guided(VelocityDenoiser(models.dit, models.fps_index), job.guidance)
+    denoiser = Guided(VelocityDenoiser(models.dit), job.guidance)
 
     def begin(chunk: int) -> Start:
         shape = (1, g.latent_channels, frames[chunk], g.latent_height, g.latent_width)

@@ -257,7 +257,7 @@ class Take:
         rows = [index, len(self.chunks)] if self.guided else [index]
         mask = self.prompts.mask[rows, None] if self.models.text_mask else None
         text = TextContext(self.prompts.tokens[rows, None], (chunk.frames,), mask)
-        denoiser = Guided(VelocityDenoiser(self.models.dit, self.models.fps_index), self._scale(chunk))
+        denoiser = Guided(VelocityDenoiser(self.models.dit), self._scale(chunk))
         return Condition(denoiser, text, attend, writer)
 
     def commit(self, memory: ChunkMemory) -> None:

@@ -99,10 +99,11 @@ def test_skyreels_with_a_timestep_per_frame(tmp_path: Path, fps: int, batch: int
     ours = load_models(str(tmp_path)).dit
     latents, timestep, text = inputs(5, 4, 6, batch=batch)
     expected = forced(theirs, latents, timestep, text, fps)
-    index = torch.full((batch,), fps)
-    actual = ours(latents, timestep, context(text, 5), full(ours, 5, 4, 6), index)
+    ours.fps_index = fps
+    actual = ours(latents, timestep, context(text, 5), full(ours, 5, 4, 6))
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
-    other = ours(latents, timestep, context(text, 5), full(ours, 5, 4, 6), 1 - index)
+    ours.fps_index = 1 - fps
+    other = ours(latents, timestep, context(text, 5), full(ours, 5, 4, 6))
     assert (actual - other).abs().max() > 1e-2, "the frame rate is seen"
 
 
@@ -123,7 +124,7 @@ def test_block_causal_is_skyreels_blocks_of_frames(tmp_path: Path) -> None:
     latents, timestep, text = inputs(6, 4, 6, batch=2)
     expected = forced(theirs, latents, timestep, text, 1)
     attend = BlockCausal(ours.rope, grid_positions(6, 2, 3), (12, 12, 12))
-    actual = ours(latents, timestep, context(text, 6), attend, torch.tensor([1, 1]))
+    actual = ours(latents, timestep, context(text, 6), attend)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
 
 

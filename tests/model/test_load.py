@@ -74,7 +74,7 @@ def refusal(name: Path | str) -> str:
 def test_an_exported_folder_is_read_as_it_was_saved(exported: Path) -> None:
     models = load_models(str(exported))
     assert (models.geometry, models.defaults, models.text_mask) == (GEOMETRY, DEFAULTS, True)
-    assert models.fps_index is None and models.folder == exported
+    assert models.folder == exported
     assert isinstance(models.autoencoder, StorybookAutoencoder) and isinstance(models.autoencoder, Autoencoder)
     expected = load_file(exported / WEIGHTS)
     assert set(models.dit.state_dict()) == set(expected)
@@ -88,7 +88,7 @@ def test_a_wan_folder_has_the_sizes_of_the_checkpoint(wan: Path) -> None:
     geometry = models.geometry
     assert (geometry.width, geometry.height, geometry.fps, geometry.chunk_frames) == (832, 480, 16, 20)
     assert (models.defaults.steps, models.defaults.guidance, models.defaults.shift) == (50, 6, 8)
-    assert not models.text_mask and models.fps_index is None
+    assert not models.text_mask
     assert isinstance(models.autoencoder, WanAutoencoder)
 
 
@@ -96,9 +96,9 @@ def test_skyreels_embeds_its_frame_rate(wan: Path) -> None:
     (wan / "model_index.json").write_text('{"_class_name": "SkyReelsV2DiffusionForcingPipeline"}')
     tiny(BlockDiT, text_dim=16, inject_sample_info=True).save_pretrained(wan / "transformer")
     models = load_models(str(wan))
-    assert (models.geometry.fps, models.geometry.chunk_frames, models.fps_index) == (24, 24, 1)
+    assert (models.geometry.fps, models.geometry.chunk_frames, models.dit.fps_index) == (24, 24, 1)
     assert (models.defaults.steps, models.defaults.guidance, models.defaults.shift) == (30, 6, 8)
-    assert load_models(str(wan), fps=16).fps_index == 0
+    assert load_models(str(wan), fps=16).dit.fps_index == 0
 
 
 def test_sizes_may_be_chosen(wan: Path) -> None:

@@ -14,7 +14,9 @@ from blockvid.geometry import Geometry
 from blockvid.model.dit import BlockDiT
 from blockvid.model.storybook_vae import StorybookVAE
 from blockvid.recipes.storybook import Stills, TransformerRun, Windows
+from blockvid.storybook.corpus import Shards
 from blockvid.training.loop import Plan
+from blockvid.training.sharding import ALONE
 
 GEOMETRY = Geometry(width=16, height=16, fps=8, chunk_frames=8)
 LESSONS = [(Stills(4),), (Windows(2, 2),), (Windows(2, 2), Windows(3, 1, name="chunks"), Stills(4))]
@@ -52,3 +54,11 @@ def test_a_run_writes_a_transformer_from_which_the_next_one_begins(
     replace(run, name="second", plan=replace(run.plan, steps=1))(tmp_path, lambda: not asked.append(1))
     again = BlockDiT.from_pretrained(tmp_path / "transformer").state_dict()
     assert all(torch.equal(again[name], tensor) for name, tensor in first.items())
+
+
+def test_a_lesson_is_taught_at_the_steps_that_it_divides() -> None:
+    lessons = (Stills(2), Windows(1, 2, every=3))
+    run = TransformerRun(Plan(1), "third", lessons, GEOMETRY, heads=1, head_dim=32, layers=1)
+    losses = run._losses(Shards(takes()), {"model": run.model()}, ALONE)
+    found = [losses(step, step, torch.Generator().manual_seed(0)).logged.keys() for step in range(4)]
+    assert found == [{"stills_loss", "windows_loss"}, {"stills_loss"}, {"stills_loss"}, {"stills_loss", "windows_loss"}]

@@ -46,24 +46,20 @@ class Path:
 
     v: Tensor
     dtype: torch.dtype = torch.float32
-    asked: list[tuple[Tensor, Tensor, Tensor | None]] = field(default_factory=list)
+    asked: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
-    def __call__(
-        self, latents: Tensor, timestep: Tensor, text: TextContext, attend: Attend, fps: Tensor | None
-    ) -> Tensor:
-        self.asked.append((latents, timestep, fps))
+    def __call__(self, latents: Tensor, timestep: Tensor, text: TextContext, attend: Attend) -> Tensor:
+        self.asked.append((latents, timestep))
         return self.v.to(self.dtype)
 
 
 def test_a_velocity_model_is_asked_at_timesteps_and_answers_with_data() -> None:
     x0, eps, sigma = draw(2), draw(2, seed=1), torch.tensor([[0.0, 0.1, 0.5, 1.0]] * 2)
     model = Path(velocity(x0, eps))
-    predicted = VelocityDenoiser(model, fps=1)(noised(x0, eps, sigma), sigma, words(2), unseen)
+    predicted = VelocityDenoiser(model)(noised(x0, eps, sigma), sigma, words(2), unseen)
     torch.testing.assert_close(predicted, x0)
-    _, timestep, fps = model.asked[0]
+    _, timestep = model.asked[0]
     torch.testing.assert_close(timestep[0], torch.tensor([0.0, 100.0, 500.0, 1000.0]))
-    assert fps is not None
-    assert fps.tolist() == [1, 1]
 
 
 def test_a_clean_frame_is_its_own_prediction() -> None:
@@ -74,9 +70,8 @@ def test_a_clean_frame_is_its_own_prediction() -> None:
 def test_a_half_precision_model_leaves_latents_and_timesteps_in_full() -> None:
     x, model = draw(1), Path(draw(1, seed=1), dtype=torch.bfloat16)
     predicted = VelocityDenoiser(model)(x, torch.full((1, 4), 0.9987), words(1), unseen)
-    latents, timestep, fps = model.asked[0]
+    latents, timestep = model.asked[0]
     assert (predicted.dtype, latents.dtype, timestep.dtype) == (torch.float32, torch.bfloat16, torch.float32)
-    assert fps is None
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1.5, 7.0])

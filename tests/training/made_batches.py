@@ -50,7 +50,7 @@ class Oracle(BlockDiT):
         self.x0, self.asked = x0, []
         return self
 
-    def forward(self, latents: Tensor, timestep: Tensor, text: TextContext, attend: Attend, fps=None) -> Tensor:
+    def forward(self, latents: Tensor, timestep: Tensor, text: TextContext, attend: Attend) -> Tensor:
         self.asked.append((latents, timestep, text, attend))
         last = slice(latents.shape[2] - self.x0.shape[2], None)
         made = torch.zeros_like(latents)

@@ -41,9 +41,9 @@ class Spy(BlockDiT):
         self.asked: list[tuple[Tensor, Tensor, TextContext, Attend, bool]] = []
         return self
 
-    def forward(self, latents: Tensor, timestep: Tensor, text: TextContext, attend: Attend, fps=None) -> Tensor:
+    def forward(self, latents: Tensor, timestep: Tensor, text: TextContext, attend: Attend) -> Tensor:
         self.asked.append((latents, timestep, text, attend, torch.is_grad_enabled()))
-        return super().forward(latents, timestep, text, attend, fps)
+        return super().forward(latents, timestep, text, attend)
 
 
 class Oracle(Spy):
@@ -53,8 +53,8 @@ class Oracle(Spy):
         self.data = data
         return self
 
-    def forward(self, latents: Tensor, timestep: Tensor, text: TextContext, attend: Attend, fps=None) -> Tensor:
-        super().forward(latents, timestep, text, attend, fps)
+    def forward(self, latents: Tensor, timestep: Tensor, text: TextContext, attend: Attend) -> Tensor:
+        super().forward(latents, timestep, text, attend)
         pieces = zip(self.data.text.tokens.unbind(1), self.data.latents.split(self.data.frames, dim=2), strict=True)
         (x0,) = [piece for tokens, piece in pieces if torch.equal(tokens, text.tokens[:, 0])]
         sigma = (timestep / 1000)[:, None, :, None, None]

@@ -117,7 +117,7 @@ class Gaussian(BlockDiT):
 
     mean, std = 1.5, 0.3
 
-    def forward(self, latents, timestep, text, attend, fps=None):
+    def forward(self, latents, timestep, text, attend):
         sigma = (timestep / 1000)[:, None, :, None, None]
         a, variance = 1 - sigma, self.std**2
         x0 = self.mean + a * variance * (latents - a * self.mean) / (a**2 * variance + sigma**2)

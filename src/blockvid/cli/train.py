@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.table import Table
@@ -18,6 +18,9 @@ from blockvid.cli.arguments import parsed
 from blockvid.cli.console import out, quiet_libraries, say
 from blockvid.cli.options import default
 from blockvid.errors import InputError
+
+if TYPE_CHECKING:
+    from blockvid.recipes.storybook import TransformerRun
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,14 @@ class StorybookOptions:
 
     steps: Annotated[int | None, default("the recipe's", "N")] = None
     """Length of the run."""
+    takes: Annotated[int | None, default("the recipe's", "N")] = None
+    """Rendered takes of 20 s to learn from, a multiple of 10; storybook_stills and storybook_base."""
+    scale: int = 1
+    """Samples of a step, times the recipe's, which are two CPU cores': a GPU has room for 16 times as many."""
+    peak: float = 1.0
+    """Highest learning rates, times the recipe's."""
+    fall: Annotated[float | None, default("the recipe's", "SHARE")] = None
+    """Last share of the run, over which learning rates fall to zero."""
     schedule: Annotated[
         Literal["naive", "linear", "cosine", "sigmoid"] | None, default("the recipe's", "naive|linear|cosine|sigmoid")
     ] = None
@@ -109,26 +120,43 @@ def _with(kind: type) -> Any:
 
 
 def _storybook(recipe: str, run: Any, options: StorybookOptions) -> Any:
+    from blockvid.recipes.storybook import TransformerRun
+
+    plan = run.plan
+    fall = plan.rate.fall if options.fall is None else options.fall
+    rate = dataclasses.replace(plan.rate, peak=options.peak, fall=fall)
+    steps = plan.steps if options.steps is None else options.steps
+    run = dataclasses.replace(run, plan=dataclasses.replace(plan, steps=steps, rate=rate), device=options.device)
+    if options.scale < 1:
+        raise InputError(f"a scale of {options.scale} leaves no sample in a step; use 1 or more")
+    if isinstance(run, TransformerRun):
+        return _transformer(recipe, run, options)
+    for name in ("takes", "schedule"):
+        given = getattr(options, name)
+        if given is not None:
+            raise InputError(f"--{name} {given} is for recipes that learn from takes; {recipe} does not, leave it out")
+    return dataclasses.replace(run, batch=run.batch * options.scale)
+
+
+def _transformer(recipe: str, run: TransformerRun, options: StorybookOptions) -> TransformerRun:
     from blockvid.flow import ChunkSchedule
-    from blockvid.recipes.storybook import TransformerRun, Windows
+    from blockvid.recipes.storybook import Windows
     from blockvid.training.densities import continuing
 
-    if options.steps is not None:
-        run = dataclasses.replace(run, plan=dataclasses.replace(run.plan, steps=options.steps))
-    run = dataclasses.replace(run, device=options.device)
-    if options.schedule is None:
-        return run
-    lessons = run.lessons if isinstance(run, TransformerRun) else ()
-    if not any(isinstance(lesson, Windows) for lesson in lessons):
-        raise InputError(f"--schedule {options.schedule} is for recipes that learn from chunks; {recipe} takes none")
-    density = continuing(ChunkSchedule(options.schedule))
-    scheduled = tuple(
-        dataclasses.replace(lesson, objective=dataclasses.replace(lesson.objective, density=density))
-        if isinstance(lesson, Windows) and lesson.chunks > 1
-        else lesson
-        for lesson in lessons
-    )
-    return dataclasses.replace(run, lessons=scheduled)
+    if options.takes is not None:
+        if options.takes < 10 or options.takes % 10:
+            raise InputError(f"--takes {options.takes} is not 10 or a multiple of it; takes are made by tens")
+        run = dataclasses.replace(run, shards=options.takes // 10)
+    lessons = [dataclasses.replace(lesson, batch=lesson.batch * options.scale) for lesson in run.lessons]
+    if options.schedule is not None:
+        windows = [i for i, lesson in enumerate(lessons) if isinstance(lesson, Windows) and lesson.chunks > 1]
+        if not windows:
+            raise InputError(f"--schedule {options.schedule} is for windows of chunks; {recipe} shows none")
+        density = continuing(ChunkSchedule(options.schedule))
+        for i in windows:
+            objective = dataclasses.replace(lessons[i].objective, density=density)
+            lessons[i] = dataclasses.replace(lessons[i], objective=objective)
+    return dataclasses.replace(run, lessons=tuple(lessons))
 
 
 def _preview(recipe: str, run: Any) -> None:

@@ -17,7 +17,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from blockvid.attention.attend import Attend, attention
@@ -225,6 +225,8 @@ class BlockDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self.norm_out = LayerNorm32(dim, eps, elementwise_affine=False)
         self.proj_out = nn.Linear(dim, out_channels * math.prod(patch_size))
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
+        self.fps_index = 1
+        """The frame rate that SkyReels-V2 embeds: 0 for 16 a second, 1 for others. Other models embed none."""
         if inject_sample_info:
             self.fps_embedding = nn.Embedding(2, dim)
             self.fps_projection = FeedForward(dim, dim, 6 * dim, nn.SiLU())
@@ -236,10 +238,9 @@ class BlockDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
         timestep: Float[Tensor, "b f"],
         text: TextContext,
         attend: Attend,
-        fps: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c f h w"]:
-        """Velocity at `timestep` = 1000 sigma per latent frame; `fps` is SkyReels' index (0: 16 fps, 1: other)."""
-        x, e, e0, text = self._embedded(latents, timestep, text, fps)
+        """Velocity at `timestep` = 1000 sigma per latent frame."""
+        x, e, e0, text = self._embedded(latents, timestep, text)
         for layer in range(len(self.blocks)):
             x = self._deeper(layer, x, e0, text, attend)
         shift, scale = (self.scale_shift_table.float() + e.float()[:, :, None]).split(1, dim=2)
@@ -256,7 +257,7 @@ class BlockDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
         layers: Sequence[int],
     ) -> list[Float[Tensor, "b f n d"]]:
         """Tokens after the blocks of index `layers`, ascending; blocks after the last of them do not run."""
-        x, _, e0, text = self._embedded(latents, timestep, text, None)
+        x, _, e0, text = self._embedded(latents, timestep, text)
         kept = []
         for layer in range(max(layers) + 1):
             x = self._deeper(layer, x, e0, text, attend)
@@ -265,13 +266,14 @@ class BlockDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
         return kept
 
     def _embedded(
-        self, latents: Tensor, timestep: Tensor, text: TextContext, fps: Tensor | None
+        self, latents: Tensor, timestep: Tensor, text: TextContext
     ) -> tuple[Float[Tensor, "b f n d"], Float[Tensor, "b f d"], Float[Tensor, "b f six d"], TextContext]:
         """What the blocks start from: tokens, the time embedding, its projection, and text of the model's width."""
         x = rearrange(self.patch_embedding(latents), "b d f h w -> b f (h w) d").contiguous()
         e, e0 = self.condition_embedder.time(timestep, x.dtype)
-        if fps is not None and self.config["inject_sample_info"]:
-            e0 = e0 + self.fps_projection(self.fps_embedding(fps)).unflatten(-1, (6, -1))[:, None]
+        if self.config["inject_sample_info"]:
+            rate = self.fps_embedding(torch.tensor(self.fps_index, device=e0.device))
+            e0 = e0 + self.fps_projection(rate).unflatten(-1, (6, -1))
         return x, e, e0, TextContext(self.condition_embedder.text_embedder(text.tokens), text.frames, text.mask)
 
     def _deeper(self, layer: int, x: Tensor, e0: Tensor, text: TextContext, attend: Attend) -> Tensor:

@@ -103,8 +103,8 @@ SKYREELS = Card(
 class Models:
     """Everything that makes a video, except the text encoder, which is made on demand and may be freed again.
 
-    `fps_index` is what SkyReels-V2 embeds (0 for 16 fps, 1 otherwise), None for other models. `fingerprint` is a sha256
-    over the transformer's and the autoencoder's weights and configs; the text encoder is not part of it.
+    `fingerprint` is a sha256 over the transformer's and the autoencoder's weights and configs; the text encoder is not
+    part of it.
     """
 
     name: str
@@ -114,7 +114,6 @@ class Models:
     geometry: Geometry
     defaults: Defaults
     text: Text
-    fps_index: int | None
     fingerprint: str
 
     @property
@@ -206,6 +205,7 @@ def _models(
         patch=tuple(dit.config["patch_size"]),
         latent_channels=autoencoder.channels,
     )
+    dit.fps_index = 0 if geometry.fps == 16 else 1
     return Models(
         name=name,
         folder=folder,
@@ -214,7 +214,6 @@ def _models(
         geometry=geometry,
         defaults=card.defaults,
         text=card.text,
-        fps_index=(0 if geometry.fps == 16 else 1) if dit.config["inject_sample_info"] else None,
         fingerprint=digest,
     )
 

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from einops import repeat
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from blockvid.attention.attend import Attend
@@ -41,25 +41,19 @@ class VelocityModel(Protocol):
         timestep: Float[Tensor, "b f"],
         text: TextContext,
         attend: Attend,
-        fps: Int[Tensor, " b"] | None,
     ) -> Float[Tensor, "b c f h w"]: ...
 
 
 @dataclass(frozen=True)
 class VelocityDenoiser:
-    """x0 = x - sigma v of a model that predicts v (Eqs. 2 to 4); the difference is taken in x's precision.
-
-    `fps` is the index of the frame rate that SkyReels-V2 embeds (0 for 16 fps, 1 otherwise), None for other models.
-    """
+    """x0 = x - sigma v of a model that predicts v (Eqs. 2 to 4); the difference is taken in x's precision."""
 
     model: VelocityModel
-    fps: int | None = None
 
     def __call__(
         self, x: Float[Tensor, "b c f h w"], sigma: Float[Tensor, "b f"], text: TextContext, attend: Attend
     ) -> Float[Tensor, "b c f h w"]:
-        fps = None if self.fps is None else torch.full((x.shape[0],), self.fps, device=x.device)
-        v = self.model(x.to(self.model.dtype), TIMESTEPS * sigma, text, attend, fps)
+        v = self.model(x.to(self.model.dtype), TIMESTEPS * sigma, text, attend)
         return x0_from_velocity(x, v.to(x.dtype), sigma)
 
 

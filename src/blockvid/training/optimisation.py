@@ -84,14 +84,21 @@ class Stepwise:
 
 @dataclass(frozen=True)
 class WarmHoldFall:
-    """Rises over `warmup` steps, holds, and falls to zero over the last fraction `fall` of the run.
+    """Rises to `peak` over `warmup` steps, holds, and falls to zero over the last fraction `fall` of the run.
 
     The constant phase lets a later run continue from any checkpoint before the fall with more steps.
     """
 
     warmup: int = 100
     fall: float = 0.3
+    peak: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fall <= 1:
+            raise InputError(f"a fall over {self.fall} of the run is no share; use a number from 0 to 1")
+        if not self.peak > 0:
+            raise InputError(f"a peak of {self.peak} times the learning rate teaches nothing; use a number above 0")
 
     def __call__(self, step: int, steps: int) -> float:
         fall_steps = max(1, round(self.fall * steps))
-        return min(1.0, (step + 1) / self.warmup, max(0.0, (steps - step) / fall_steps))
+        return self.peak * min(1.0, (step + 1) / self.warmup, max(0.0, (steps - step) / fall_steps))

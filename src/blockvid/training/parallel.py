@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from blockvid.attention.attend import Attend
@@ -145,13 +145,12 @@ class SequenceParallelDiT(BlockDiT):
         timestep: Float[Tensor, "b f"],
         text: TextContext,
         attend: Attend,
-        fps: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c f h w"]:
         _, ph, pw = self.config["patch_size"]
         frames, height, width = latents.shape[-3:]
         split = split_of(self.sp_group, frames, height // ph, width // pw)
         share = _Share.apply(latents, self.sp_group, split.dim)
-        made = super().forward(share, timestep, text, Ulysses(attend, split), fps)
+        made = super().forward(share, timestep, text, Ulysses(attend, split))
         whole = _Whole.apply(made, self.sp_group, split.dim)
         assert isinstance(whole, Tensor)
         return whole
