@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate
 from typing import Protocol, runtime_checkable
 
@@ -39,10 +40,10 @@ EXPLICIT_SCORES = 2**27  # 256 MB of bfloat16: beyond it a fused kernel's consta
 
 
 class _Explicit(torch.autograd.Function):
-    """softmax(q k^T / sqrt(d)) v over materialised bf16 probabilities.
+    """softmax(q k^T / sqrt(d)) v over materialised bf16 probabilities, which cost 2 bytes a score.
 
-    On CPUs the fused kernel works in float32 tiles, while a batched bf16 product runs on the matrix units: forward and
-    backward together take a third of the time (benchmarks/attention.py). Probabilities cost 2 bytes a score.
+    On CPUs the fused kernel works in float32 tiles (with AMX: in its backward pass only), while a batched bf16 product
+    runs on the matrix units, in half the time or less (benchmarks/attention.md).
     """
 
     @staticmethod
@@ -73,14 +74,24 @@ def attention(
     mask: Bool[Tensor, "*broadcast z"] | None = None,
 ) -> Float[Tensor, "b s heads d"]:
     """Scaled dot-product attention on the layout of this code base; `mask` is True where a key is visible."""
-    scores = q.shape[0] * q.shape[2] * q.shape[1] * k.shape[1]
     of_keys = mask is None or mask.shape == (len(k), 1, 1, k.shape[1])
-    if of_keys and q.device.type == "cpu" and q.dtype == torch.bfloat16 and scores <= EXPLICIT_SCORES:
+    if of_keys and q.device.type == "cpu" and q.dtype == torch.bfloat16 and _explicit_pays(q, k, v):
         flat = (rearrange(x, "b s heads d -> (b heads) s d") for x in (q, k, v))
         hidden = None if mask is None else ~mask[:, 0, 0]
         return rearrange(_Explicit.apply(*flat, hidden), "(b heads) s d -> b s heads d", b=len(q))
     q, k, v = (rearrange(x, "b s heads d -> b heads s d") for x in (q, k, v))
     return rearrange(F.scaled_dot_product_attention(q, k, v, attn_mask=mask), "b heads s d -> b s heads d")
+
+
+def _explicit_pays(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    learned = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    scores = q.shape[0] * q.shape[2] * q.shape[1] * k.shape[1]
+    return (learned or not _has_amx()) and scores <= EXPLICIT_SCORES
+
+
+@lru_cache(maxsize=1)
+def _has_amx() -> bool:
+    return torch.cpu.get_capabilities().get("amx_bf16", False)
 
 
 class Full:
