@@ -73,6 +73,7 @@ def test_stopped_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
         (["storybook_stills", "--schedule", "linear"], "storybook_stills shows none"),
         (["storybook_probe", "--takes", "20"], "--takes 20 is for recipes that learn from takes"),
         (["storybook_base", "--takes", "15"], "--takes 15"),
+        (["storybook_base", "--openings", "50"], "--openings 50"),
         (["storybook_base", "--scale", "0"], "a scale of 0"),
         (["storybook_base", "--fall", "2"], "a fall over 2.0"),
         (["storybook_base", "--peak", "0"], "a peak of 0.0"),

@@ -13,35 +13,42 @@ from safetensors.torch import save_file
 from blockvid.geometry import Geometry
 from blockvid.model.dit import BlockDiT
 from blockvid.model.storybook_vae import StorybookVAE
-from blockvid.recipes.storybook import Stills, TransformerRun, Windows
+from blockvid.recipes.storybook import Corpus, Stills, TransformerRun, Windows
 from blockvid.storybook.corpus import Shards
 from blockvid.training.loop import Plan
 from blockvid.training.sharding import ALONE
 
 GEOMETRY = Geometry(width=16, height=16, fps=8, chunk_frames=8)
 LESSONS = [(Stills(4),), (Windows(2, 2),), (Windows(2, 2), Windows(3, 1, name="chunks"), Stills(4))]
-MOMENTS = 41
 
 
-def takes(count: int = 3) -> dict[str, torch.Tensor]:
-    """A shard of numbers: five chunks, prompts of five words."""
+def takes(chunks: int, count: int = 3) -> dict[str, torch.Tensor]:
+    """A shard of numbers, with prompts of five words."""
+    moments = 1 + 8 * chunks
     return {
-        "latents": torch.randn(count, 16, MOMENTS, 2, 2).half(),
-        "coverage": torch.rand(count, MOMENTS, 2, 2).half(),
-        "tokens": torch.randn(count, 5, 48, 384).half(),
-        "mask": (torch.arange(48) < 5).expand(count, 5, -1).contiguous(),
+        "latents": torch.randn(count, 16, moments, 2, 2).half(),
+        "coverage": torch.rand(count, moments, 2, 2).half(),
+        "tokens": torch.randn(count, chunks, 48, 384).half(),
+        "mask": (torch.arange(48) < 5).expand(count, chunks, -1).contiguous(),
     }
+
+
+def corpora(folder: Path) -> None:
+    """Two shards of takes and two of openings."""
+    for name, chunks in (("takes", 5), ("openings", 1)):
+        (folder / name).mkdir()
+        for index in range(2):
+            save_file(takes(chunks), folder / name / f"{index:05d}.safetensors")
 
 
 @pytest.mark.parametrize("lessons", LESSONS, ids=lambda lessons: "-".join(lesson.name for lesson in lessons))
 def test_a_run_writes_a_transformer_from_which_the_next_one_begins(
     lessons: tuple[Stills | Windows, ...], tmp_path: Path
 ) -> None:
-    (tmp_path / "takes").mkdir()
-    save_file(takes(), tmp_path / "takes" / "00000.safetensors")
+    corpora(tmp_path)
     StorybookVAE(width=32, latent_width=32).save_pretrained(tmp_path / "vae")
     run = TransformerRun(
-        Plan(20, ema=0.0), "first", lessons, GEOMETRY, shards=1, heads=1, head_dim=32, layers=1, workers=1
+        Plan(20, ema=0.0), "first", lessons, GEOMETRY, shards=1, openings=1, heads=1, head_dim=32, layers=1, workers=1
     )
     run(tmp_path)
     row = json.loads((tmp_path / "first" / "log.jsonl").read_text())
@@ -59,6 +66,21 @@ def test_a_run_writes_a_transformer_from_which_the_next_one_begins(
 def test_a_lesson_is_taught_at_the_steps_that_it_divides() -> None:
     lessons = (Stills(2), Windows(1, 2, every=3))
     run = TransformerRun(Plan(1), "third", lessons, GEOMETRY, heads=1, head_dim=32, layers=1)
-    losses = run._losses(Shards(takes()), {"model": run.model()}, ALONE)
+    learned: dict[Corpus, Shards] = {"takes": Shards(takes(5)), "openings": Shards(takes(1))}
+    losses = run._losses(learned, {"model": run.model()}, ALONE)
     found = [losses(step, step, torch.Generator().manual_seed(0)).logged.keys() for step in range(4)]
     assert found == [{"stills_loss", "windows_loss"}, {"stills_loss"}, {"stills_loss"}, {"stills_loss", "windows_loss"}]
+
+
+def test_the_shard_after_those_learned_from_is_looked_at_and_not_learned(tmp_path: Path) -> None:
+    corpora(tmp_path)
+    StorybookVAE(width=32, latent_width=32).save_pretrained(tmp_path / "vae")
+    run = TransformerRun(
+        Plan(200, ema=0.0), "run", (Stills(4),), GEOMETRY, shards=1, openings=1, heads=1, head_dim=32, layers=1
+    )
+    run(tmp_path)
+    assert not (tmp_path / "run" / "unseen-windows.jsonl").exists()
+    (row,) = map(json.loads, (tmp_path / "run" / "unseen-stills.jsonl").read_text().splitlines())
+    learned = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])["stills_loss"]
+    assert row["step"] == 200 and row["unseen"]
+    assert learned < 0.9 * row["loss"], "three takes of noise are learned by heart, and say nothing of three others"

@@ -42,7 +42,10 @@ class StorybookOptions:
     steps: Annotated[int | None, default("the recipe's", "N")] = None
     """Length of the run."""
     takes: Annotated[int | None, default("the recipe's", "N")] = None
-    """Rendered takes of 20 s to learn from, a multiple of 10; storybook_stills and storybook_base."""
+    """Rendered takes of 20 s that windows of chunks are learned from, a multiple of 10; storybook_base."""
+    openings: Annotated[int | None, default("the recipe's", "N")] = None
+    """Further takes, of 4 s, that stills and single chunks are learned from, a multiple of 40; storybook_stills and
+    storybook_base."""
     scale: int = 1
     """Samples of a step, times the recipe's, which are two CPU cores': a GPU has room for 16 times as many."""
     peak: float = 1.0
@@ -131,7 +134,7 @@ def _storybook(recipe: str, run: Any, options: StorybookOptions) -> Any:
         raise InputError(f"a scale of {options.scale} leaves no sample in a step; use 1 or more")
     if isinstance(run, TransformerRun):
         return _transformer(recipe, run, options)
-    for name in ("takes", "schedule"):
+    for name in ("takes", "openings", "schedule"):
         given = getattr(options, name)
         if given is not None:
             raise InputError(f"--{name} {given} is for recipes that learn from takes; {recipe} does not, leave it out")
@@ -140,13 +143,15 @@ def _storybook(recipe: str, run: Any, options: StorybookOptions) -> Any:
 
 def _transformer(recipe: str, run: TransformerRun, options: StorybookOptions) -> TransformerRun:
     from blockvid.flow import ChunkSchedule
-    from blockvid.recipes.storybook import Windows
+    from blockvid.recipes.storybook import OPENINGS, Windows
     from blockvid.training.densities import continuing
 
-    if options.takes is not None:
-        if options.takes < 10 or options.takes % 10:
-            raise InputError(f"--takes {options.takes} is not 10 or a multiple of it; takes are made by tens")
-        run = dataclasses.replace(run, shards=options.takes // 10)
+    for name, field, size in (("takes", "shards", 10), ("openings", "openings", OPENINGS)):
+        count = getattr(options, name)
+        if count is not None:
+            if count < size or count % size:
+                raise InputError(f"--{name} {count} is no multiple of {size}, by which they are made; use {10 * size}")
+            run = dataclasses.replace(run, **{field: count // size})
     lessons = [dataclasses.replace(lesson, batch=lesson.batch * options.scale) for lesson in run.lessons]
     if options.schedule is not None:
         windows = [i for i, lesson in enumerate(lessons) if isinstance(lesson, Windows) and lesson.chunks > 1]

@@ -13,7 +13,7 @@ from blockvid.errors import InputError
 from blockvid.geometry import Geometry
 from blockvid.model.dit import TextContext
 from blockvid.model.text import MiniLMText, masked_mean
-from blockvid.storybook.corpus import TAKE_SECONDS, Shards
+from blockvid.storybook.corpus import Shards
 
 B = TypeVar("B")
 TENSORS = ("latents", "coverage", "tokens", "mask")
@@ -39,7 +39,7 @@ class TakeSource(Generic[B]):
         """
         self.takes, self.geometry, self.chunks, self.batch_size, self.make = takes, geometry, chunks, batch, make
         self.subject, self.rank = subject, rank or Rank()
-        self.per_take = round(TAKE_SECONDS / geometry.chunk_seconds)
+        self.per_take = takes.tensors["mask"].shape[1]
         if not 1 <= chunks <= self.per_take:
             raise InputError(f"takes have {self.per_take} chunks, not {chunks}; use windows of 1 to {self.per_take}")
         if batch % self.rank.count or batch > len(takes):

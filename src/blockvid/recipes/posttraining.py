@@ -218,14 +218,11 @@ class PostTraining:
         if world.rank == 0:
             build(out / "takes", self.takes + 1, makes, min(self.takes + 1, os.cpu_count() or 1))
         world.agree(None)
-        every = Shards.read(out / "takes", TENSORS).tensors
         learned, unseen = (
-            TakeSource(
-                Shards({n: t[part] for n, t in every.items()}), models.geometry, self.chunks, batch, Batch, weight
-            )
+            TakeSource(Shards.read(out / "takes", TENSORS, part), models.geometry, self.chunks, batch, Batch, weight)
             for part, batch, weight in (
-                (slice(-makes.takes), self.batch, SUBJECT_WEIGHT),
-                (slice(-makes.takes, None), min(self.batch, makes.takes), 0.0),
+                (slice(self.takes), self.batch, SUBJECT_WEIGHT),
+                (slice(self.takes, self.takes + 1), min(self.batch, makes.takes), 0.0),
             )
         )
         return learned, unseen

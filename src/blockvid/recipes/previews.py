@@ -31,14 +31,16 @@ PROBES = 4
 """Batches that the loss is measured on, with the same noise each time."""
 
 
-class ProbeLoss:
-    """The flow-matching loss of the averaged weights on the same few batches and noises, a line of `file` each time."""
+PLAIN = FlowMatching(Independent(), Causal(), text_dropout=0.0)
 
-    def __init__(self, source: Source, unseen: bool, world: World, file: Path) -> None:
+
+class ProbeLoss:
+    """The loss of the averaged weights on the same few batches and noises, a line of `file` each time."""
+
+    def __init__(self, source: Source, unseen: bool, world: World, file: Path, objective: FlowMatching = PLAIN) -> None:
         """`unseen`: whether nothing of the source is learned from."""
         self.unseen, self.world, self.file = unseen, world, file
-        flow = FlowMatching(Independent(), Causal(), text_dropout=0.0)
-        self.losses = partial(losses_of, flow, source, device=world.device)
+        self.losses = partial(losses_of, objective, source, device=world.device)
 
     @torch.no_grad()
     def __call__(self, step: int, network: nn.Module) -> None:

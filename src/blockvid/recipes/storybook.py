@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,7 +20,9 @@ from blockvid.model.device import pick_device
 from blockvid.model.dit import BlockDiT
 from blockvid.model.load import Defaults, save_blockvid_json
 from blockvid.model.storybook_vae import StorybookVAE
+from blockvid.recipes.previews import ProbeLoss
 from blockvid.storybook.corpus import EncodedTakes, Shards, Snippets, build, to_unit
+from blockvid.storybook.takes import CHUNK_SECONDS
 from blockvid.training.batch import Batch, Losses, Source
 from blockvid.training.densities import Shared
 from blockvid.training.loop import Cadence, Loop, Loss, Plan, losses_of
@@ -87,15 +90,25 @@ def _reconstructions(vae: StorybookVAE, data: Shards, path: Path) -> None:
     Image.fromarray(torch.cat(rows).numpy().astype(np.uint8)).save(path)
 
 
+Corpus = Literal["takes", "openings"]
+"""Takes of 20 s, or the first chunks of many more: a rendered second teaches more names the shorter its take is."""
+OPENINGS = 40
+"""In a shard."""
+
+
 @dataclass(frozen=True)
 class Stills:
-    """Single latent frames, each of another take: what captions name."""
+    """Single latent frames, each of another opening: what captions name."""
 
     batch: int = 128
     objective: FlowMatching = FlowMatching(Shared(), shift=3.0)  # a frame has an eighth of a chunk's redundancy
     name: str = "stills"
     every: int = 1
     """Taught at each step that this divides."""
+
+    @property
+    def corpus(self) -> Corpus:
+        return "openings"
 
     def source(self, takes: Shards, geometry: Geometry) -> Source:
         return StillSource(takes, geometry, self.batch, Batch, SUBJECT_WEIGHT)
@@ -116,6 +129,10 @@ class Windows:
     every: int = 1
     """As of `Stills`."""
 
+    @property
+    def corpus(self) -> Corpus:
+        return "takes" if self.chunks > 1 else "openings"
+
     def source(self, takes: Shards, geometry: Geometry) -> Source:
         return TakeSource(takes, geometry, self.chunks, self.batch, Batch, SUBJECT_WEIGHT)
 
@@ -129,7 +146,8 @@ class TransformerRun:
     """Trains a `BlockDiT` on encoded takes, by flow matching of the `lessons` of each step; writes `out/transformer`.
 
     Long windows alone hardly teach what captions name: a step shows few subjects, and its later chunks copy them from
-    earlier ones (docs/log.md).
+    earlier ones. And few takes are learned by heart (docs/log.md), so the loss on a shard of each corpus that is not
+    learned from is written with every checkpoint, to `out/name/unseen-*.jsonl`.
     """
 
     plan: Plan
@@ -137,7 +155,10 @@ class TransformerRun:
     """Of its folder in `out`: checkpoints and log."""
     lessons: tuple[Stills | Windows, ...]
     geometry: Geometry = GEOMETRY
-    shards: int = 200
+    shards: int = 100
+    """Of ten takes."""
+    openings: int = 250
+    """Shards of them."""
     heads: int = 4
     head_dim: int = 64
     layers: int = 8
@@ -151,7 +172,7 @@ class TransformerRun:
         """
         if not (out / "vae").exists():
             raise InputError(f"{out / 'vae'} is missing; run `blockvid train storybook_autoencoder --out {out}` first")
-        build(out / "takes", self.shards, EncodedTakes(self.geometry, out / "vae"), self.workers)
+        learned, unseen = self._corpora(out)
         world = World(pick_device(self.device))
         torch.manual_seed(0)
         model = self.model()
@@ -165,15 +186,43 @@ class TransformerRun:
             average.save_pretrained(out / "transformer")
             save_blockvid_json(out, self.geometry, DEFAULTS, "minilm")
 
-        losses = self._losses(Shards.read(out / "takes", TENSORS), networks, world)
-        Loop(networks, losses, self.plan, out / self.name, world).run(on_save=export, stop=stop)
+        looks = [self._look(lesson, unseen[lesson.corpus], world, out / self.name) for lesson in self.lessons]
 
-    def _losses(self, takes: Shards, networks: Mapping[str, nn.Module], world: World) -> Loss:
+        def looked(step: int, average: nn.Module) -> None:
+            for look in looks:
+                look(step, average)
+
+        cadence, losses = Cadence(save=200, preview=200), self._losses(learned, networks, world)
+        loop = Loop(networks, losses, self.plan, out / self.name, world, cadence=cadence)
+        loop.run(on_save=export, preview=looked, stop=stop)
+
+    def _corpora(self, out: Path) -> tuple[dict[Corpus, Shards], dict[Corpus, Shards]]:
+        """What is learned from, and the shard after it, of every corpus that a lesson reads; made where missing."""
+        vae = out / "vae"
+        makes: dict[Corpus, tuple[int, EncodedTakes]] = {
+            "takes": (self.shards, EncodedTakes(self.geometry, vae)),
+            "openings": (self.openings, EncodedTakes(self.geometry, vae, OPENINGS, round(CHUNK_SECONDS), 2_000_000)),
+        }
+        learned, unseen = {}, {}
+        for corpus in dict.fromkeys(lesson.corpus for lesson in self.lessons):
+            shards, make = makes[corpus]
+            build(out / corpus, shards + 1, make, self.workers)
+            learned[corpus] = Shards.read(out / corpus, TENSORS, slice(shards))
+            unseen[corpus] = Shards.read(out / corpus, TENSORS, slice(shards, shards + 1))
+        return learned, unseen
+
+    def _look(self, lesson: Stills | Windows, unseen: Shards, world: World, folder: Path) -> ProbeLoss:
+        few = replace(lesson, batch=min(lesson.batch, len(unseen)))
+        objective = replace(lesson.objective, text_dropout=0.0)
+        file = folder / f"unseen-{lesson.name}.jsonl"
+        return ProbeLoss(few.source(unseen, self.geometry), True, world, file, objective)
+
+    def _losses(self, learned: Mapping[Corpus, Shards], networks: Mapping[str, nn.Module], world: World) -> Loss:
         """The mean over all latent frames of a step."""
-        taught = [
-            (lesson, losses_of(lesson.objective, lesson.source(takes, self.geometry), networks, world.device))
-            for lesson in self.lessons
-        ]
+        taught: list[tuple[Stills | Windows, Loss]] = []
+        for lesson in self.lessons:
+            source = lesson.source(learned[lesson.corpus], self.geometry)
+            taught.append((lesson, losses_of(lesson.objective, source, networks, world.device)))
 
         def losses(step: int, index: int, generator: torch.Generator) -> Losses:
             due = [(lesson, loss) for lesson, loss in taught if step % lesson.every == 0]

@@ -86,11 +86,14 @@ class Snippets:
 
 @dataclass(frozen=True)
 class EncodedTakes:
-    """Shards of whole takes as latents, prompt states and subject weight."""
+    """Shards of takes from their beginning on, as latents, prompt states and subject weight."""
 
     geometry: Geometry
     autoencoder: Path
     takes: int = 10
+    seconds: int = TAKE_SECONDS
+    first: int = 1_000_000
+    """Seed of the first take; each has its own."""
 
     def __call__(self, index: int) -> dict[str, Tensor]:
         """latents f16 (takes c f h w), coverage f16 (takes f h w), tokens f16 (takes n l d), mask (takes n l)."""
@@ -99,8 +102,8 @@ class EncodedTakes:
         embed = MiniLMText()
         rows: dict[str, list[Tensor]] = {"latents": [], "coverage": [], "tokens": [], "mask": []}
         for number in range(self.takes):
-            take = sample_take(1_000_000 + index * self.takes + number, seconds=TAKE_SECONDS, split="train")
-            clip = render(take, width=g.width, height=g.height, fps=g.fps, start=0, stop=int(TAKE_SECONDS * g.fps) + 1)
+            take = sample_take(self.first + index * self.takes + number, seconds=self.seconds, split="train")
+            clip = render(take, width=g.width, height=g.height, fps=g.fps, start=0, stop=int(self.seconds * g.fps) + 1)
             rows["latents"].append(encode_clip(vae, clip.frames).half())
             rows["coverage"].append(coverage(clip.mask).half())
             prompt = embed(captions(take))
@@ -132,14 +135,14 @@ def coverage(mask: UInt8[Tensor, "t h w"]) -> Float[Tensor, "f h8 w8"]:
 
 @dataclass(frozen=True)
 class Shards:
-    """The finished shards of a folder, read whole into memory."""
+    """Finished shards of a folder, read whole into memory."""
 
     tensors: dict[str, Tensor]
 
     @classmethod
-    def read(cls, folder: Path, names: tuple[str, ...]) -> Shards:
-        """Concatenate the named tensors of every shard in order."""
-        parts = [load_file(path) for path in sorted(folder.glob("*.safetensors"))]
+    def read(cls, folder: Path, names: tuple[str, ...], which: slice = slice(None)) -> Shards:
+        """Concatenate the named tensors of `which` shards in order."""
+        parts = [load_file(path) for path in sorted(folder.glob("*.safetensors"))[which]]
         return cls({name: torch.cat([part[name] for part in parts]) for name in names})
 
     def __len__(self) -> int:
