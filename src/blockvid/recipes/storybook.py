@@ -203,9 +203,11 @@ class TransformerRun:
             "takes": (self.shards, EncodedTakes(self.geometry, vae)),
             "openings": (self.openings, EncodedTakes(self.geometry, vae, OPENINGS, round(CHUNK_SECONDS), 2_000_000)),
         }
+        read = {lesson.corpus for lesson in self.lessons}
         learned, unseen = {}, {}
-        for corpus in dict.fromkeys(lesson.corpus for lesson in self.lessons):
-            shards, make = makes[corpus]
+        for corpus, (shards, make) in makes.items():
+            if corpus not in read:
+                continue
             build(out / corpus, shards + 1, make, self.workers)
             learned[corpus] = Shards.read(out / corpus, TENSORS, slice(shards))
             unseen[corpus] = Shards.read(out / corpus, TENSORS, slice(shards, shards + 1))
