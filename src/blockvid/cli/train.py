@@ -47,7 +47,7 @@ class StorybookOptions:
     """Further takes, of 4 s, that stills and single chunks are learned from, a multiple of 40; storybook_stills and
     storybook_base."""
     scale: int = 1
-    """Samples of a step, times the recipe's, which are two CPU cores': a GPU has room for 16 times as many."""
+    """Samples of a step, times the recipe's, which are sized for two CPU cores."""
     peak: float = 1.0
     """Highest learning rates, times the recipe's."""
     fall: Annotated[float | None, default("the recipe's", "SHARE")] = None
