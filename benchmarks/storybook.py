@@ -88,24 +88,44 @@ def reconstruction(models: Models, clips: int) -> list[float]:
     return found
 
 
+@dataclass(frozen=True)
+class TrueTake:
+    """Three chunks of a held-out take, as the model sees them."""
+
+    latents: torch.Tensor
+    text: TextContext
+    noise: torch.Tensor
+
+
 @torch.no_grad()
-def velocity_error(models: Models, clips: int) -> dict[float, list[float]]:
-    """Mean squared velocity error of a chunk given two true chunks before it, by the chunk's noise level."""
-    embed, found = models.text_encoder(), {level: [] for level in LEVELS}
-    g, sizes = models.geometry, (models.geometry.chunk_frames + 1, *[models.geometry.chunk_frames] * 2)
-    positions = grid_positions(sum(sizes), g.latent_height // 2, g.latent_width // 2)
-    attend = BlockCausal(models.dit.rope, positions, tuple(k * g.tokens_per_frame for k in sizes), 2)
+def held_out(models: Models, clips: int) -> list[TrueTake]:
+    """The takes that velocity errors are measured on."""
+    g, embed, found = models.geometry, models.text_encoder(), []
     for seed in range(clips):
         take = sample_take(20_000 + seed, seconds=12, split="heldout")
         latents = encode_clip(models.autoencoder.vae, clip_of(models, take, 97))[None]
         prompt = embed(captions(take)[:3])
+        sizes = (g.chunk_frames + 1, g.chunk_frames, g.chunk_frames)
         text = TextContext(prompt.tokens[None].to(models.dit.dtype), sizes, prompt.mask[None])
-        eps = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed))
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed))
+        found.append(TrueTake(latents, text, noise))
+    return found
+
+
+@torch.no_grad()
+def velocity_errors(models: Models, takes: list[TrueTake]) -> dict[float, list[float]]:
+    """Mean squared velocity error of a chunk given two true chunks before it, by the chunk's noise level."""
+    g, sizes = models.geometry, takes[0].text.frames
+    positions = grid_positions(sum(sizes), g.latent_height // 2, g.latent_width // 2)
+    attend = BlockCausal(models.dit.rope, positions, tuple(k * g.tokens_per_frame for k in sizes), 2)
+    found: dict[float, list[float]] = {level: [] for level in LEVELS}
+    for take in takes:
         for level in LEVELS:
             sigma = torch.zeros(1, sum(sizes))
             sigma[:, -sizes[-1] :] = level
-            v = models.dit(noised(latents, eps, sigma).to(models.dit.dtype), 1000 * sigma, text, attend)
-            error = (v.float() - velocity(latents, eps))[:, :, -sizes[-1] :]
+            x = noised(take.latents, take.noise, sigma).to(models.dit.dtype)
+            v = models.dit(x, 1000 * sigma, take.text, attend)
+            error = (v.float() - velocity(take.latents, take.noise))[:, :, -sizes[-1] :]
             found[level].append(float(error.square().mean()))
     return found
 
@@ -172,7 +192,10 @@ def main(options: Options) -> None:
         scores[name] = score(pipe, probe, told, made_by(SETTINGS[name]), videos / name, options.tier)
     for number, board in enumerate(told[: options.sheets]):
         sheet(board, videos / "renders", videos / options.settings[0], options.images / f"heldout-{number}.png")
-    psnr, errors = reconstruction(pipe.models, options.clips), velocity_error(pipe.models, options.clips)
+    psnr, errors = (
+        reconstruction(pipe.models, options.clips),
+        velocity_errors(pipe.models, held_out(pipe.models, options.clips)),
+    )
     given = " ".join(sys.argv[1:])
     lines = [
         "# The embedded model, measured",

@@ -46,6 +46,8 @@ Loss = Literal["naive", "velocity", "rollout-velocity", "block", "self", "ours"]
 Block and Self Forcing, the paper's."""
 Schedule = Literal["naive", "linear", "cosine", "sigmoid", "independent"]
 """Rows of Table 4, and the noise of plain Diffusion Forcing."""
+FEW_STEPS = Settings(steps=4, guidance=1.0, shift=5.0, solver=Renoise())
+"""How a model that Self Forcing trained is sampled: as `Rollout` does it."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class PostTraining:
     """Whom Self Forcing plays against."""
     every: int = 5
     """Steps from one roll-out of Self Forcing to the next."""
+    ratio: int = 5
+    """Roll-outs from one update of the student by its adversary to the next; the adversary learns from each."""
     steps: int = 2000
     """Length of the run."""
     batch: int = 3
@@ -113,7 +117,7 @@ class PostTraining:
     """Trackers beside log.jsonl."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "microbatches", "chunks", "every", "takes", "save", "keep", "log"):
+        for name in ("steps", "batch", "microbatches", "chunks", "every", "ratio", "takes", "save", "keep", "log"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} {getattr(self, name)} is less than 1; use 1 or more")
         if self.similar < 0 or self.lora < 0:
@@ -138,7 +142,11 @@ class PostTraining:
             forced = FlowMatching(Independent(), TeacherForcing(seen))
             return VelocityForcing("rollout_context", block, forced, RolledHistory(rollout))
         scores = Scores(visibility=Causal(Window()))  # as the base was trained to see
-        players: dict[str, Adversary] = {"gan": GAN(), "dmd": DMD(scores), "sid": SiD(scores)}
+        players: dict[str, Adversary] = {
+            "gan": GAN(ratio=self.ratio),
+            "dmd": DMD(scores, ratio=self.ratio),
+            "sid": SiD(scores, ratio=self.ratio),
+        }
         forcing = SelfForcing(players[self.adversary], rollout, self.every, chunks=min(4, self.chunks))
         made: dict[str, Objective] = {
             "naive": flow,
@@ -195,8 +203,7 @@ class PostTraining:
         """What is looked at with every checkpoint beside the loss: a video, made as the model is to be used."""
         if self.previews is None:
             return []
-        few_steps = Settings(steps=4, guidance=1.0, shift=5.0, solver=Renoise())
-        settings = few_steps if self.loss in ("self", "ours") else Settings()
+        settings = FEW_STEPS if self.loss in ("self", "ours") else Settings()
         return [Preview(models, Storyboard.read(self.previews), settings, out / "previews", world)]
 
     def _trackers(self, out: Path, config: dict[str, object]) -> list[Tracker]:

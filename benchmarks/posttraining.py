@@ -1,0 +1,221 @@
+"""Tables 4 and 6 in small: python benchmarks/posttraining.py [--steps 100] [--boards 3].
+
+Every row is a run of `blockvid train storybook_stage1` from the shipped model, all of one length on the same takes, and
+is judged by the velocity error on held-out takes, beside the shipped model's on the same ones, and by minutes made from
+held-out storyboards. Models that Self Forcing trained are sampled as they were trained, in four steps without guidance;
+the others in ten steps with it; the shipped model in both ways. Writes benchmarks/posttraining.md and
+docs/images/posttraining.png. Runs and videos stay in --runs, so that a stopped benchmark goes on.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from storybook_score import Score, made_by, say, score
+
+from blockvid.evaluation.metric import Tier
+from blockvid.evaluation.results import value
+from blockvid.model.load import STORYBOOK
+from blockvid.pipeline import Pipeline, Settings
+from blockvid.recipes.posttraining import FEW_STEPS
+from storybook import LEVELS, chosen, held_out, measured, velocity_errors
+
+ROWS: dict[str, str] = {
+    "Naive": "--loss naive",
+    "Velocity Forcing, contexts of its own": "--loss rollout-velocity",
+    "Velocity Forcing, as Block Forcing alone": "--loss velocity",
+    "Block Forcing": "--loss block",
+    "Block Forcing, naive noise": "--loss block --schedule naive",
+    "Block Forcing, linear noise": "--loss block --schedule linear",
+    "Block Forcing, sigmoid noise": "--loss block --schedule sigmoid",
+    "Self Forcing, GAN": "--loss self --adversary gan",
+    "Ours, GAN": "--loss ours --adversary gan",
+    "Ours, DMD": "--loss ours --adversary dmd",
+    "Ours, SiD": "--loss ours --adversary sid",
+}
+"""What a row passes to the recipe; noise schedules are cosine where none is named."""
+MANY_STEPS = Settings(steps=10)
+SAMPLERS = {"10 steps, guided": MANY_STEPS, "4 steps": FEW_STEPS}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much to train and to measure."""
+
+    steps: int = 100
+    batch: int = 1
+    """Takes in a step, five chunks each."""
+    ratio: int = 2
+    """Of `blockvid train`: the student of a short run has to have its turn more often than every fifth time."""
+    only: tuple[str, ...] = tuple(ROWS)
+    """Rows."""
+    clips: int = 20
+    """Held-out takes for the velocity error."""
+    boards: int = 3
+    tier: Tier = "light"
+    runs: Path = Path("runs/posttraining")
+    out: Path = Path("benchmarks/posttraining.md")
+    images: Path = Path("docs/images")
+
+
+@dataclass(frozen=True)
+class Found:
+    """Of one model, sampled in one way."""
+
+    name: str
+    sampler: str
+    seconds: float | None
+    """A step of training, median."""
+    errors: np.ndarray
+    """Of velocity, (levels, clips)."""
+    score: Score
+    probe: list[tuple[int, float]]
+    """The loss on takes that are not learned from, along the run."""
+
+
+def command(options: Options, name: str) -> list[str]:
+    """How the row's model is trained."""
+    sizes = f"--steps {options.steps} --batch {options.batch} --every 1 --ratio {options.ratio}"
+    cadence = f"--save {max(1, options.steps // 5)} --log {max(1, options.steps // 10)} --keep 1"
+    return ["blockvid", "train", "storybook_stage1", *f"{ROWS[name]} {sizes} {cadence}".split()]
+
+
+def folder_of(options: Options, name: str) -> Path:
+    """Of the row's run."""
+    return options.runs / "-".join(part for part in ROWS[name].split() if not part.startswith("--"))
+
+
+def trained(options: Options, name: str) -> Path:
+    """The folder of the row's finished run; all runs share one set of takes."""
+    folder, takes = folder_of(options, name), options.runs / "takes"
+    for made in (folder, takes):
+        made.mkdir(parents=True, exist_ok=True)
+    if not (folder / "takes").exists():
+        (folder / "takes").symlink_to(takes.resolve(), target_is_directory=True)
+    say(f"{name}: {shlex.join(command(options, name))}")
+    program, *arguments = command(options, name)
+    subprocess.run([Path(sys.executable).with_name(program), *arguments, "--out", folder], check=True)
+    return folder
+
+
+def lines_of(file: Path) -> list[dict[str, float]]:
+    """Of a JSON-lines file, none where there is none."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+
+
+def judged(options: Options, name: str, model: str, sampler: str, folder: Path) -> Found:
+    """Measure a model."""
+    say(f"{name}: {sampler}")
+    pipe = Pipeline.from_pretrained(model)
+    errors = velocity_errors(pipe.models, held_out(pipe.models, options.clips))
+    make = made_by(SAMPLERS[sampler])
+    videos = folder / f"videos-{sampler.replace(' ', '-').replace(',', '')}"
+    log = [line["seconds_per_step"] for line in lines_of(folder / "log.jsonl")]
+    return Found(
+        name,
+        sampler,
+        float(np.median(log)) if log else None,
+        np.array([errors[level] for level in LEVELS]),
+        score(pipe, None, chosen(options.boards), make, videos, options.tier),
+        [(int(line["step"]), line["loss"]) for line in lines_of(folder / "probe.jsonl")],
+    )
+
+
+def change(found: Found, base: Found) -> str:
+    """Mean difference to the shipped model's velocity error over levels, with its interval over the same takes."""
+    differences = (found.errors - base.errors).mean(0)
+    drawn = np.random.default_rng(0).choice(differences, size=(2000, len(differences))).mean(1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return f"{differences.mean():+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+def report(options: Options, founds: Sequence[Found], fingerprint: str) -> list[str]:
+    """The tables."""
+    base, given = founds[0], shlex.join(sys.argv[1:])
+    keys = [f"{name}@core" for name in ("boundary_jump", "dynamic_degree")]
+    quantities = base.score.results.quantities
+    names = [q.key.removeprefix("vde_").partition("@")[0] for q in quantities]
+    lines = [
+        "# Post-training, measured in small",
+        "",
+        f"{datetime.date.today()}, `python benchmarks/posttraining.py{' ' + given if given else ''}`, from the weights "
+        f"{fingerprint}, torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads. "
+        f"{options.steps} steps of {options.batch} take(s) of five chunks for every row, AdamW at 1e-4, halved at "
+        f"half; a roll-out at each step of Self Forcing, the student's adversarial update at every {options.ratio}. "
+        f"Velocity error: mean over levels {', '.join(map(str, LEVELS))} on {options.clips} held-out takes, as the "
+        "difference to the shipped model's on the same ones. Videos: "
+        f"{options.boards} held-out storyboards of a minute, seeds 0, 1, ...; VDE with N = 10. Intervals are 95 % "
+        "bootstraps over takes or storyboards. This says what the objectives do to a small model in minutes of "
+        "training, not what they do in the paper.",
+        "",
+        f"| training | sampled in | s a step | velocity error | {' | '.join([*keys, *(f'VDE {n}' for n in names)])} |",
+        "|" + "---|" * (4 + len(keys) + len(names)),
+    ]
+    for found in founds:
+        measures = [measured(found.score, key) for key in [*keys, *(q.key for q in quantities)]]
+        seconds = "" if found.seconds is None else f"{found.seconds:.2f}"
+        error = f"{base.errors.mean():.4f}" if found.seconds is None else change(found, base)
+        lines.append(f"| {found.name} | {found.sampler} | {seconds} | {error} | {' | '.join(measures)} |")
+    return [
+        *lines,
+        "",
+        "![](../docs/images/posttraining.png)",
+        "",
+        "| row | command |",
+        "|---|---|",
+        *(f"| {name} | `{shlex.join(command(options, name))}` |" for name in options.only),
+        "",
+    ]
+
+
+def draw(founds: Sequence[Found], path: Path) -> None:
+    """The loss on takes that are not learned from, along each run; VDE of the subject at its end."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((11, 4.6), dpi=130, layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    subject = founds[0].score.results.quantities[0].key
+    for place, found in enumerate(founds):
+        mean = found.score.results.summary[subject].mean
+        middle, low, high = (value(number) for number in (mean.value, mean.low, mean.high))
+        dashed = "--" if found.sampler == "4 steps" else "-"
+        color = f"C{place - 1}" if found.probe else "0.3"
+        if found.probe:
+            left.plot(*zip(*found.probe, strict=True), dashed, color=color, marker="o", ms=3, label=found.name)
+        right.plot([low, high], [place, place], color=color)
+        right.plot([middle], [place], "o", color=color)
+    left.set(xlabel="step", ylabel="loss of flow matching, takes not learned from")
+    left.legend(frameon=False, fontsize=7)
+    right.set(xlabel="VDE of the subject, 95 % interval")
+    right.set_yticks(range(len(founds)), [f"{found.name} ({found.sampler})" for found in founds], fontsize=7)
+    right.invert_yaxis()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def main(options: Options) -> None:
+    """Train, measure, write."""
+    folders = {name: trained(options, name) for name in options.only}
+    founds = [judged(options, "shipped", "storybook", sampler, options.runs / "shipped") for sampler in SAMPLERS]
+    for name, folder in folders.items():
+        few = "self" in ROWS[name] or "ours" in ROWS[name]
+        founds.append(judged(options, name, str(folder), "4 steps" if few else "10 steps, guided", folder))
+    draw(founds, options.images / "posttraining.png")
+    fingerprint = Pipeline.from_pretrained(str(STORYBOOK)).models.fingerprint[:12]
+    options.out.write_text("\n".join(report(options, founds, fingerprint)), encoding="utf-8")
+    print(options.out)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
