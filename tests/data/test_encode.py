@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +20,7 @@ from blockvid.data.index import stem
 from blockvid.data.ledger import Ledger, Outcome, locked
 from blockvid.data.shards import Shards
 from blockvid.errors import InputError
-from blockvid.model.load import Models, load_models
+from blockvid.model.load import Models, load_encoders, load_models
 from blockvid.video import write_video
 from data.made_clips import PROMPTS, captions, clip, contents, pictures
 
@@ -111,6 +113,16 @@ def test_latents_are_those_of_the_video_and_prompts_those_that_are_shown(videos:
     facts = {path.name: path.read_bytes() for path in (tmp_path / "shards").iterdir()}
     text = b"".join(facts.values()).decode("latin-1")
     assert text.count(PROMPTS[0]) == 1 + 2 + 2 + 1 and text.count(PROMPTS[1]) == 2 + 0 + 1
+
+
+def test_encoding_needs_no_weights_of_a_transformer(videos: Path, storybook: Tiny, models: Models, tmp_path: Path):
+    bare = tmp_path / "bare"
+    shutil.copytree(storybook.folder, bare)
+    (weights,) = (bare / "transformer").glob("*.safetensors")
+    weights.unlink()
+    encode(videos, tmp_path / "with", replace(models, name=str(bare)), SMALL)
+    encode(videos, tmp_path / "without", load_encoders(str(bare)), SMALL)
+    assert contents(tmp_path / "with") == contents(tmp_path / "without")
 
 
 def test_broken_videos_are_recorded_and_the_others_are_there(videos: Path, models: Models, tmp_path: Path):

@@ -47,7 +47,7 @@ class Encode:
         quiet_libraries()
         if not self.videos.is_dir():
             raise InputError(f"{self.videos} is no folder; name one that holds captioned videos")
-        models = self.model.load().models
+        models = self.model.load_encoders()
         options = Options(self.captions, self.part, self.latents, self.shard_bytes, self.retry)
         try:
             with Bar("reading") as bar:

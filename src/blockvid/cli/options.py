@@ -50,8 +50,14 @@ class Model:
     def load(self) -> Pipeline:
         from blockvid.pipeline import Pipeline
 
-        size = (self.width, self.height, self.fps, self.chunk_frames)
-        return Pipeline.from_pretrained(self.name, self.device, self._dtype(), *size)
+        return Pipeline.from_pretrained(self.name, self.device, self._dtype(), *self._size)
+
+    def load_encoders(self) -> Models:
+        """Without the transformer's weights."""
+        from blockvid.model.device import pick_device
+        from blockvid.model.load import load_encoders
+
+        return load_encoders(self.name, pick_device(self.device), *self._size)
 
     def describe(self) -> tuple[Models, torch.device]:
         """What `load` would load, without its weights, and onto which device."""
@@ -59,8 +65,11 @@ class Model:
         from blockvid.model.load import describe_models
 
         device = pick_device(self.device)
-        size = (self.width, self.height, self.fps, self.chunk_frames)
-        return describe_models(self.name, self._dtype() or pick_dtype(device), *size), device
+        return describe_models(self.name, self._dtype() or pick_dtype(device), *self._size), device
+
+    @property
+    def _size(self) -> tuple[int | None, int | None, float | None, int | None]:
+        return self.width, self.height, self.fps, self.chunk_frames
 
     def _dtype(self) -> torch.dtype | None:
         import torch

@@ -86,6 +86,11 @@ class Autoencoder(Protocol):
         """Latent channels."""
         ...
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
     def encoder(self) -> EncodeStream:
         """A stream that has seen nothing."""
         ...

@@ -38,6 +38,7 @@ CARD = "blockvid.json"
 STORYBOOK = Path(__file__).parent.parent / "storybook" / "weights"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 HUB_FILES = ["*.json", "transformer/*.safetensors", "vae/*.safetensors", "text_encoder/*.safetensors", "tokenizer/*"]
+HUB_ENCODERS = [pattern for pattern in HUB_FILES if not pattern.startswith("transformer/")]
 HUB_CONFIGS = ["*.json"]
 TRANSFORMERS = ("BlockDiT", "WanTransformer3DModel", "SkyReelsV2Transformer3DModel")
 PIPELINES = {"WanPipeline": "wan", "SkyReelsV2DiffusionForcingPipeline": "skyreels"}
@@ -122,8 +123,8 @@ class Models:
         return self.text == "minilm"
 
     def text_encoder(self) -> TextEncoder:
-        """A fresh text encoder on the transformer's device. Raises InputError if its files are absent or do not fit."""
-        device = self.dit.device
+        """A fresh text encoder on the autoencoder's device. Raises InputError if its files are absent or do not fit."""
+        device = self.autoencoder.device
         if self.text == "minilm":
             encoder: TextEncoder = MiniLMText(device=device)
         else:
@@ -159,6 +160,24 @@ def load_models(
     autoencoder, vae_files = _autoencoder(folder, device)
     digest = fingerprint(folder, (*dit_files, *vae_files))
     return _models(name_or_folder, folder, dit, autoencoder, width, height, fps, chunk_frames, digest)
+
+
+def load_encoders(
+    name_or_folder: str,
+    device: str | torch.device = "cpu",
+    width: int | None = None,
+    height: int | None = None,
+    fps: float | None = None,
+    chunk_frames: int | None = None,
+) -> Models:
+    """What turns videos and prompts into training data: as `load_models`, but of the transformer only its shape.
+
+    The fingerprint is empty, as in `describe_models`. Raises InputError as `load_models` does.
+    """
+    folder = find(name_or_folder, HUB_ENCODERS)
+    read_card(folder)
+    dit, (autoencoder, _) = _transformer_network(folder / "transformer"), _autoencoder(folder, device)
+    return _models(name_or_folder, folder, dit, autoencoder, width, height, fps, chunk_frames, "")
 
 
 def describe_models(

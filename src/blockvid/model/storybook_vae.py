@@ -148,6 +148,11 @@ class StorybookAutoencoder:
         self.vae = vae
         self.channels: int = vae.config["latent_channels"]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the streams compute, and return."""
+        return self.vae.device
+
     def encoder(self) -> StorybookEncodeStream:
         """A stream that has seen nothing."""
         return StorybookEncodeStream(self)
