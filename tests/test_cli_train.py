@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from blockvid.recipes import RECIPES
-from blockvid.recipes.posttraining import PostTraining
+from blockvid.recipes.forcing import Forcing
 from blockvid.training.objectives import BlockForcing, FlowMatching, Sum, VelocityForcing
 from blockvid.training.self_forcing import SelfForcing
 from blockvid.video import probe, write_video
@@ -106,12 +106,12 @@ def test_a_dry_run_says_what_it_takes(run: Run, tmp_path: Path) -> None:
 
 def test_every_row_of_table_6_is_an_option_away() -> None:
     kinds = {
-        loss: type(PostTraining(loss=loss).objective()) for loss in ("naive", "velocity", "rollout-velocity", "block")
+        loss: type(Forcing(loss=loss).objective()) for loss in ("naive", "velocity", "rollout-velocity", "block")
     }
     assert list(kinds.values()) == [FlowMatching, VelocityForcing, VelocityForcing, BlockForcing]
     for loss, beside in (("self", FlowMatching), ("ours", BlockForcing)):
         for adversary in ("gan", "dmd", "sid"):
-            objective = PostTraining(loss=loss, adversary=adversary).objective()
+            objective = Forcing(loss=loss, adversary=adversary).objective()
             assert isinstance(objective, Sum)
             assert [type(part) for part in objective.objectives] == [SelfForcing, beside]
     assert all(callable(recipe) for recipe in RECIPES.values())

@@ -1,4 +1,4 @@
-"""Post-training of a model: one run for every row of the paper's Tables 4 and 6, in two stages (section 5.1)."""
+"""Post-training of a model in two stages (section 5.1), on one device or over many by torchrun."""
 
 from __future__ import annotations
 
@@ -9,80 +9,64 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
 
-from blockvid.attention.policies import Semantic, Window
 from blockvid.data.shards import Shards as VideoShards
 from blockvid.data.sources import ShardSource
 from blockvid.data.takes import TENSORS, TakeSource
 from blockvid.errors import InputError
-from blockvid.flow import ChunkSchedule
 from blockvid.model.device import pick_device
-from blockvid.model.dit import BlockDiT
 from blockvid.model.load import Models, describe_models, load_models
 from blockvid.pipeline import Settings
+from blockvid.recipes.forcing import Forcing
 from blockvid.recipes.previews import Preview, ProbeLoss
 from blockvid.recipes.storybook import SUBJECT_WEIGHT
 from blockvid.sampling.solvers import Renoise
 from blockvid.storyboard import Storyboard
 from blockvid.storybook.corpus import EncodedTakes, Shards, build
-from blockvid.training.adversaries import DMD, GAN, Adversary, Scores, SiD
-from blockvid.training.batch import Batch, Objective, Source
+from blockvid.training.batch import Batch, Source
 from blockvid.training.cost import Cost, cost, memory
-from blockvid.training.densities import Density, Independent, continuing
 from blockvid.training.export import export
 from blockvid.training.loop import Cadence, Loop, Plan, Seen, losses_of
 from blockvid.training.lora import add_lora
-from blockvid.training.objectives import BlockForcing, FlowMatching, Sum, VelocityForcing
-from blockvid.training.objectives.visibility import Causal, TeacherForcing
 from blockvid.training.optimisation import AdamW
-from blockvid.training.rollout import Rollout
-from blockvid.training.self_forcing import SelfForcing
 from blockvid.training.sharding import Mesh, Precision, Sharding, World, launched, place
 from blockvid.training.tracking import TensorBoard, Tracker, Wandb
 
-Loss = Literal["naive", "velocity", "rollout-velocity", "block", "self", "ours"]
-"""Rows of Table 6: flow matching; Velocity Forcing in both readings; Block Forcing; flow matching and Self Forcing;
-Block and Self Forcing, the paper's."""
-Schedule = Literal["naive", "linear", "cosine", "sigmoid", "independent"]
-"""Rows of Table 4, and the noise of plain Diffusion Forcing."""
 FEW_STEPS = Settings(steps=4, guidance=1.0, shift=5.0, solver=Renoise())
 """How a model that Self Forcing trained is sampled: as `Rollout` does it."""
 
 
-@dataclass(frozen=True)
-class PostTraining:
-    """Trains a model on; writes a model folder that `--model` and a later stage's `--start` take."""
+def _at_least_one(of: object, *names: str) -> None:
+    for name in names:
+        if getattr(of, name) < 1:
+            raise InputError(f"{name} {getattr(of, name)} is less than 1; use 1 or more")
 
-    start: str = "storybook"
-    """The model to begin from: a name, folder or hub id, or the folder of an earlier stage."""
+
+@dataclass(frozen=True)
+class Data:
+    """What is learned from."""
+
     data: Path | None = None
     """Shards of `blockvid data encode`; None: takes of the storybook, rendered and encoded into the output folder."""
-    unseen: Path | None = None
-    """Shards that are not learned from, for probe.jsonl, such as those of `data encode --part eval`; of the storybook's
-    takes ten are always left out."""
-    loss: Loss = "ours"
-    """naive, velocity, rollout-velocity, block, self or ours: the rows of Table 6."""
-    schedule: Schedule = "cosine"
-    """Noise levels along the chunks of a sample (Table 4)."""
-    gamma: float = 0.1
-    """How much Block Forcing's target is history."""
-    similar: int = 2
-    """Chunks recalled for their prompts: in attention, and as Block Forcing's history."""
-    adversary: Literal["gan", "dmd", "sid"] = "gan"
-    """Whom Self Forcing plays against."""
-    every: int = 5
-    """Steps from one roll-out of Self Forcing to the next."""
-    ratio: int = 5
-    """Roll-outs from one update of the student by its adversary to the next; the adversary learns from each."""
-    steps: int = 2000
-    """Length of the run."""
+    takes: int = 20
+    """Shards of ten storybook takes, where no data is given."""
     batch: int = 3
     """Videos in a microbatch."""
-    microbatches: int = 1
-    """Of a step, over all ranks."""
     chunks: int = 5
     """Chunks of a training window."""
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "takes", "batch", "chunks")
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How the weights move."""
+
+    steps: int = 2000
+    """Length of the run."""
+    microbatches: int = 1
+    """Of a step, over all ranks."""
     lr: float = 1e-4
     """Halved at half of the steps."""
     weight_decay: float = 1e-4
@@ -90,75 +74,19 @@ class PostTraining:
     """Of the weights that are exported; 0 exports the last ones."""
     lora: int = 0
     """Rank of low-rank adapters; 0 trains all weights."""
-    takes: int = 20
-    """Shards of ten storybook takes, where no data is given."""
     seed: int = 0
-    device: str = "auto"
     precision: Precision | Literal["auto"] = "auto"
     """Of the computation; auto is bfloat16 on a GPU and on processors that multiply it natively."""
-    recompute: bool = False
-    """Keep only the inputs of blocks and compute them again: less memory, a third more time."""
-    compile: bool = False
-    dp_replicate: int = 1
-    """Copies of the model over ranks (torchrun)."""
-    dp_shard: int | None = None
-    """Ranks that share one copy; None: all that are left."""
-    sp: int = 1
-    """Ranks that share the tokens of a sample; divides the heads."""
-    save: int = 200
-    """Steps between checkpoints."""
-    keep: int = 2
-    """Checkpoints that stay."""
-    log: int = 20
-    """Steps between reports."""
-    previews: Path | None = None
-    """Storyboard of which a video is made, and its drift measured, with every checkpoint."""
-    track: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    """Trackers beside log.jsonl."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "microbatches", "chunks", "every", "ratio", "takes", "save", "keep", "log"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} {getattr(self, name)} is less than 1; use 1 or more")
-        if self.similar < 0 or self.lora < 0:
-            raise InputError(f"similar {self.similar} and lora {self.lora} cannot be negative; use 0 for none")
+        _at_least_one(self, "steps", "microbatches")
+        if self.lora < 0:
+            raise InputError(f"lora {self.lora} cannot be negative; use 0 for none")
         if not self.lr > 0:
             raise InputError(f"lr {self.lr} is no learning rate; use a number above 0, such as 1e-4")
-        if self.previews is not None and self.sp > 1:
-            raise InputError(f"sp {self.sp} trains a model that cannot generate meanwhile; leave out --previews")
-        self.objective()
-
-    def density(self) -> Density:
-        """Half of the samples continue clean chunks, as generation does."""
-        return continuing(None if self.schedule == "independent" else ChunkSchedule(self.schedule))
-
-    def objective(self) -> Objective:
-        """What a step minimises."""
-        seen = Semantic(self.similar) if self.similar else Window()
-        flow = FlowMatching(self.density(), Causal(seen))
-        block = BlockForcing(self.gamma, self.similar or 2, flow=flow)
-        rollout = Rollout(policy=seen)
-        if self.loss == "rollout-velocity":
-            forced = FlowMatching(Independent(), TeacherForcing(seen))
-            return VelocityForcing("rollout_context", block, forced, RolledHistory(rollout))
-        scores = Scores(visibility=Causal(Window()))  # as the base was trained to see
-        players: dict[str, Adversary] = {
-            "gan": GAN(ratio=self.ratio),
-            "dmd": DMD(scores, ratio=self.ratio),
-            "sid": SiD(scores, ratio=self.ratio),
-        }
-        forcing = SelfForcing(players[self.adversary], rollout, self.every, chunks=min(4, self.chunks))
-        made: dict[str, Objective] = {
-            "naive": flow,
-            "velocity": VelocityForcing("bf_only", block),
-            "block": block,
-            "self": Sum((forcing, flow)),
-            "ours": Sum((forcing, block)),
-        }
-        return made[self.loss]
 
     def plan(self) -> Plan:
-        """What decides the weights."""
+        """As the loop takes it."""
         native = torch.cpu.get_capabilities().get("avx512_bf16", False) or torch.cuda.is_available()
         automatic: Precision = "bfloat16" if native else "float32"
         return Plan(
@@ -170,141 +98,181 @@ class PostTraining:
             precision=automatic if self.precision == "auto" else self.precision,
         )
 
-    def __call__(self, out: Path, stop: Callable[[], bool] = lambda: False) -> None:
-        """Run to the end or until `stop`; over an earlier `out` it continues."""
-        with launched(self._mesh(), pick_device(self.device)) as world:
-            models = load_models(self.start, "cpu", torch.float32)
-            looks = self._looks(models, out, world)
-            source, unseen = self.sources(models, out, world)
-            model = models.dit.train().requires_grad_(True)
-            objective = self.objective()
-            if self.lora:
-                add_lora(model, self.lora)
-            networks = {"model": model, **objective.networks(model)}
-            place(networks, world, self._sharding())
-            losses = losses_of(objective, source, networks, world.device)
-            config = {name: value for name, value in asdict(self).items() if name not in WITHOUT_EFFECT}
-            looks.append(ProbeLoss(unseen or source, unseen is not None, world, out / "probe.jsonl"))
-            cadence = Cadence(self.save, self.log, preview=self.save, keep=self.keep)
-            loop = Loop(networks, losses, self.plan(), out, world, config, cadence)
-            base = models.folder
 
-            def written(_step: int, network: torch.nn.Module) -> None:
-                export(network, out, world, base)
+@dataclass(frozen=True)
+class Layout:
+    """Where the work is done: time and memory, but not what is learned. May differ when a run goes on."""
 
-            def looked(step: int, network: torch.nn.Module) -> None:
-                for look in looks:
-                    look(step, network)
+    device: str = "auto"
+    """cpu, cuda or mps; auto takes the best there is."""
+    recompute: bool = False
+    """Keep only the inputs of blocks and compute them again: less memory, a third more time."""
+    compile: bool = False
+    """Compile the transformer; the first steps take minutes."""
+    dp_replicate: int = 1
+    """Copies of the model over ranks (torchrun)."""
+    dp_shard: int | None = None
+    """Ranks that share one copy; None: all that are left."""
+    sp: int = 1
+    """Ranks that share the tokens of a sample; divides the heads."""
 
-            trackers = self._trackers(out, config) if world.rank == 0 else []
-            loop.run(trackers, self._cost(models), on_save=written, preview=looked, stop=stop)
+    @property
+    def mesh(self) -> Mesh:
+        """Of ranks."""
+        return Mesh(self.dp_replicate, self.dp_shard, self.sp)
 
-    def _looks(self, models: Models, out: Path, world: World) -> list[Seen]:
-        """What is looked at with every checkpoint beside the loss: a video, made as the model is to be used."""
-        if self.previews is None:
-            return []
-        settings = FEW_STEPS if self.loss in ("self", "ours") else Settings()
-        return [Preview(models, Storyboard.read(self.previews), settings, out / "previews", world)]
+    @property
+    def ranks(self) -> int:
+        """How many there are, where one copy is not shared by all that are left."""
+        return self.dp_replicate * (self.dp_shard or 1) * self.sp
 
-    def _trackers(self, out: Path, config: dict[str, object]) -> list[Tracker]:
+    def sharding(self, precision: Precision) -> Sharding:
+        """As networks are placed."""
+        named = ("model",)
+        return Sharding(precision, named if self.recompute else (), named if self.compile else ())
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What a run keeps and shows on the way. May differ when a run goes on."""
+
+    save: int = 200
+    """Steps between checkpoints."""
+    keep: int = 2
+    """Checkpoints that stay."""
+    log: int = 20
+    """Steps between reports."""
+    unseen: Path | None = None
+    """Shards that are not learned from, for probe.jsonl, such as those of `data encode --part eval`; of the storybook's
+    takes ten are always left out."""
+    previews: Path | None = None
+    """Storyboard of which a video is made, and its drift measured, with every checkpoint."""
+    track: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Trackers beside log.jsonl."""
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "save", "keep", "log")
+
+    def trackers(self, out: Path, config: dict[str, object]) -> list[Tracker]:
+        """Those asked for."""
         made: dict[str, Callable[[], Tracker]] = {
             "tensorboard": lambda: TensorBoard(out / "tensorboard"),
             "wandb": lambda: Wandb("blockvid", out.name, config, out),
         }
         return [made[name]() for name in self.track]
 
+
+@dataclass(frozen=True)
+class PostTraining:
+    """Trains a model on; writes a model folder that `--model` and a later stage's `--start` take."""
+
+    start: str = "storybook"
+    """The model to begin from: a name, folder or hub id, or the folder of an earlier stage."""
+    forcing: Forcing = Forcing()
+    data: Data = Data()
+    optimisation: Optimisation = Optimisation()
+    layout: Layout = Layout()
+    looks: Looks = Looks()
+
+    def __post_init__(self) -> None:
+        if self.looks.previews is not None and self.layout.sp > 1:
+            raise InputError(f"sp {self.layout.sp} trains a model that cannot generate meanwhile; leave out --previews")
+
+    def __call__(self, out: Path, stop: Callable[[], bool] = lambda: False) -> None:
+        """Run to the end or until `stop`; over an earlier `out` it continues."""
+        with launched(self.layout.mesh, pick_device(self.layout.device)) as world:
+            models = load_models(self.start, "cpu", torch.float32)
+            seen = self._previews(models, out, world)
+            source, unseen = self.sources(models, out, world)
+            networks, objective, plan = self._networks(models), self.forcing.objective(), self.optimisation.plan()
+            place(networks, world, self.layout.sharding(plan.precision))
+            losses = losses_of(objective, source, networks, world.device)
+            decisive = asdict(replace(self, layout=Layout(), looks=Looks()))
+            decisive["optimisation"]["steps"] = None
+            seen.append(ProbeLoss(unseen or source, unseen is not None, world, out / "probe.jsonl"))
+            looks = self.looks
+            cadence = Cadence(looks.save, looks.log, preview=looks.save, keep=looks.keep)
+            loop = Loop(networks, losses, plan, out, world, decisive, cadence)
+            base = models.folder
+
+            def written(_step: int, network: torch.nn.Module) -> None:
+                export(network, out, world, base)
+
+            def looked(step: int, network: torch.nn.Module) -> None:
+                for look in seen:
+                    look(step, network)
+
+            trackers = looks.trackers(out, decisive) if world.rank == 0 else []
+            loop.run(trackers, self._cost(models), on_save=written, preview=looked, stop=stop)
+
+    def _networks(self, models: Models) -> dict[str, torch.nn.Module]:
+        """The model, and what the objective trains beside it."""
+        model = models.dit.train().requires_grad_(True)
+        made = {"model": model, **self.forcing.objective().networks(model)}
+        if self.optimisation.lora:
+            add_lora(model, self.optimisation.lora)
+        return made
+
+    def _previews(self, models: Models, out: Path, world: World) -> list[Seen]:
+        """What is looked at with every checkpoint beside the loss: a video, made as the model is to be used."""
+        if self.looks.previews is None:
+            return []
+        settings = FEW_STEPS if self.forcing.few_steps else Settings()
+        return [Preview(models, Storyboard.read(self.looks.previews), settings, out / "previews", world)]
+
     def sources(self, models: Models, out: Path, world: World) -> tuple[Source, Source | None]:
         """Where batches come from, and the same of takes that are not learned from; the first rank makes takes."""
-        if self.data is not None:
-            return self._shards(self.data, models), None if self.unseen is None else self._shards(self.unseen, models)
+        data, unseen = self.data, self.looks.unseen
+        if data.data is not None:
+            return self._shards(data.data, models), None if unseen is None else self._shards(unseen, models)
         if models.text != "minilm":
             raise InputError(
                 f"{models.name} does not know the storybook; give --data, shards of `blockvid data encode`"
             )
         makes = EncodedTakes(models.geometry, models.folder / "vae")
         if world.rank == 0:
-            build(out / "takes", self.takes + 1, makes, min(self.takes + 1, os.cpu_count() or 1))
+            build(out / "takes", data.takes + 1, makes, min(data.takes + 1, os.cpu_count() or 1))
         world.agree(None)
-        learned, unseen = (
-            TakeSource(Shards.read(out / "takes", TENSORS, part), models.geometry, self.chunks, batch, Batch, weight)
+        learned, left_out = (
+            TakeSource(Shards.read(out / "takes", TENSORS, part), models.geometry, data.chunks, batch, Batch, weight)
             for part, batch, weight in (
-                (slice(self.takes), self.batch, SUBJECT_WEIGHT),
-                (slice(self.takes, self.takes + 1), min(self.batch, makes.takes), 0.0),
+                (slice(data.takes), data.batch, SUBJECT_WEIGHT),
+                (slice(data.takes, data.takes + 1), min(data.batch, makes.takes), 0.0),
             )
         )
-        return learned, unseen
+        return learned, left_out
 
     def _shards(self, folder: Path, models: Models) -> Source:
         shards = VideoShards.open(folder)
         shards.dataset.check(models)
-        return ShardSource(shards, self.chunks, self.batch, Batch, self.seed)
+        return ShardSource(shards, self.data.chunks, self.data.batch, Batch, self.optimisation.seed)
 
     def rows(self) -> list[tuple[str, str]]:
         """What `--dry-run` prints; no weights are loaded."""
-        models = describe_models(self.start, torch.float32)
-        mesh, plan = self._mesh().over(self._ranks()), self.plan()
-        model = models.dit.requires_grad_(True)
-        if self.lora:
-            add_lora(model, self.lora)
-        networks = {"model": model, **self.objective().networks(model)}
-        one = self._cost(models)
-        needed = memory(networks, one.tokens, mesh, plan.precision, self._sharding().recompute)
+        models, layout, plan = describe_models(self.start, torch.float32), self.layout, self.optimisation.plan()
+        networks, one = self._networks(models), self._cost(models)
+        sharding = layout.sharding(plan.precision)
+        needed = memory(networks, one.tokens, layout.mesh.over(layout.ranks), plan.precision, sharding.recompute)
         count = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
         sizes = ", ".join(f"{name} {number:,}" for name, number in count.items())
+        batch, chunks, turns = self.data.batch, self.data.chunks, plan.microbatches
         return [
             ("model", f"{models.name}; {sizes} parameters"),
-            ("loss", f"{self.loss}, schedule {self.schedule}"),
-            ("step", f"{self.microbatches} x {self.batch} videos of {self.chunks} chunks, {one.tokens:,} tokens each"),
-            ("operations", f"{one.operations * self.microbatches / 1e12:.2f} TFLOP a step of flow matching"),
-            ("memory", f"{needed.total / 1e9:.2f} GB a rank of {self._ranks()}: {needed}"),
-            ("run", f"{self.steps} steps, {plan.precision}, lr {self.lr:g}, halved after {self.steps // 2}"),
+            ("loss", f"{self.forcing.loss}, schedule {self.forcing.schedule}"),
+            ("step", f"{turns} x {batch} videos of {chunks} chunks, {one.tokens:,} tokens each"),
+            ("operations", f"{one.operations * turns / 1e12:.2f} TFLOP a step of flow matching"),
+            ("memory", f"{needed.total / 1e9:.2f} GB a rank of {layout.ranks}: {needed}"),
+            (
+                "run",
+                f"{plan.steps} steps, {plan.precision}, lr {self.optimisation.lr:g}, halved after {plan.steps // 2}",
+            ),
         ]
-
-    def _ranks(self) -> int:
-        return self.dp_replicate * (self.dp_shard or 1) * self.sp
-
-    def _mesh(self) -> Mesh:
-        return Mesh(self.dp_replicate, self.dp_shard, self.sp)
-
-    def _sharding(self) -> Sharding:
-        named = ("model",)
-        return Sharding(self.plan().precision, named if self.recompute else (), named if self.compile else ())
 
     def _cost(self, models: Models) -> Cost:
         size, tokens = models.geometry.chunk_frames, models.geometry.tokens_per_frame
-        seen = [size * (1 + min(c, 2 + self.similar)) for c in range(self.chunks)]
-        return cost(models.dit, [size] * self.chunks, tokens, self.batch, seen, 64 if models.text == "minilm" else 512)
-
-
-WITHOUT_EFFECT = (
-    "steps",
-    "device",
-    "save",
-    "keep",
-    "log",
-    "previews",
-    "track",
-    "unseen",
-    "dp_replicate",
-    "dp_shard",
-    "sp",
-    "recompute",
-    "compile",
-)
-"""Options that may differ when a run goes on."""
-
-
-@dataclass(frozen=True)
-class RolledHistory:
-    """What the student makes of a batch, for Velocity Forcing."""
-
-    rollout: Rollout
-
-    def __call__(self, model: BlockDiT, batch: Batch, generator: torch.Generator) -> Tensor:
-        chunks = len(batch.frames)
-        exits = (len(self.rollout.timesteps) - 1,) * chunks
-        noise = [torch.randn(batch.latents.shape, generator=generator) for _ in range(max(exits) + 1)]
-        return self.rollout(model, batch, exits, noise, generator).latents
+        chunks, most = self.data.chunks, 2 + self.forcing.similar
+        seen = [size * (1 + min(c, most)) for c in range(chunks)]
+        return cost(models.dit, [size] * chunks, tokens, self.data.batch, seen, 64 if models.text == "minilm" else 512)
 
 
 def storybook_stage1() -> PostTraining:
@@ -314,25 +282,25 @@ def storybook_stage1() -> PostTraining:
 
 def storybook_stage2() -> PostTraining:
     """On from stage 1's folder (`--start`), with a fresh optimiser and a fresh order of the data."""
-    return PostTraining(start="runs/storybook_stage1", steps=500, seed=1)
+    return PostTraining("runs/storybook_stage1", optimisation=Optimisation(steps=500, seed=1))
 
 
 def wan_1_3b_stage1() -> PostTraining:
     """The paper's first stage on SkyReels-V2-DF 1.3B: one pass over the shards of `--data` (section 5.1: 32 GPUs)."""
     return PostTraining(
         start="Skywork/SkyReels-V2-DF-1.3B-540P-Diffusers",
-        data=Path("data/stage1"),
-        steps=34_000,
-        batch=1,
-        microbatches=32,
-        chunks=4,
-        recompute=True,
-        save=500,
+        data=Data(Path("data/stage1"), batch=1, chunks=4),
+        optimisation=Optimisation(steps=34_000, microbatches=32),
+        layout=Layout(recompute=True),
+        looks=Looks(save=500),
     )
 
 
 def wan_1_3b_stage2() -> PostTraining:
     """The second stage: two passes over 800 long videos, from the first stage's weights."""
     return replace(
-        wan_1_3b_stage1(), start="runs/wan_1_3b_stage1", data=Path("data/stage2"), steps=1_000, chunks=12, seed=1
+        wan_1_3b_stage1(),
+        start="runs/wan_1_3b_stage1",
+        data=Data(Path("data/stage2"), batch=1, chunks=12),
+        optimisation=Optimisation(steps=1_000, microbatches=32, seed=1),
     )

@@ -1,0 +1,105 @@
+"""What a step of post-training minimises, as options: one for every row of the paper's Tables 4 and 6."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from blockvid.attention.policies import Semantic, Window
+from blockvid.errors import InputError
+from blockvid.flow import ChunkSchedule
+from blockvid.model.dit import BlockDiT
+from blockvid.training.adversaries import DMD, GAN, Adversary, Scores, SiD
+from blockvid.training.batch import Batch, Objective
+from blockvid.training.densities import Density, Independent, continuing
+from blockvid.training.objectives import BlockForcing, FlowMatching, Sum, VelocityForcing
+from blockvid.training.objectives.visibility import Causal, TeacherForcing
+from blockvid.training.rollout import Rollout
+from blockvid.training.self_forcing import SelfForcing
+
+Loss = Literal["naive", "velocity", "rollout-velocity", "block", "self", "ours"]
+"""Rows of Table 6: flow matching; Velocity Forcing in both readings; Block Forcing; flow matching and Self Forcing;
+Block and Self Forcing, the paper's."""
+Schedule = Literal["naive", "linear", "cosine", "sigmoid", "independent"]
+"""Rows of Table 4, and the noise of plain Diffusion Forcing."""
+
+
+@dataclass(frozen=True)
+class Forcing:
+    """What a step minimises (the paper's Tables 4 and 6)."""
+
+    loss: Loss = "ours"
+    """naive, velocity, rollout-velocity, block, self or ours: the rows of Table 6."""
+    schedule: Schedule = "cosine"
+    """Noise levels along the chunks of a sample (Table 4)."""
+    gamma: float = 0.1
+    """How much Block Forcing's target is history."""
+    similar: int = 2
+    """Chunks recalled for their prompts: in attention, and as Block Forcing's history."""
+    adversary: Literal["gan", "dmd", "sid"] = "gan"
+    """Whom Self Forcing plays against."""
+    every: int = 5
+    """Steps from one roll-out of Self Forcing to the next."""
+    ratio: int = 5
+    """Roll-outs from one update of the student by its adversary to the next; the adversary learns from each."""
+
+    def __post_init__(self) -> None:
+        for name in ("every", "ratio"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} {getattr(self, name)} is less than 1; use 1 or more")
+        if self.similar < 0:
+            raise InputError(f"similar {self.similar} cannot be negative; use 0 for none")
+        self.objective()
+
+    @property
+    def few_steps(self) -> bool:
+        """Whether the model becomes one of the few steps that a `Rollout` takes."""
+        return self.loss in ("self", "ours")
+
+    def density(self) -> Density:
+        """Half of the samples continue clean chunks, as generation does."""
+        return continuing(None if self.schedule == "independent" else ChunkSchedule(self.schedule))
+
+    def objective(self) -> Objective:
+        """As the loop takes it."""
+        seen = Semantic(self.similar) if self.similar else Window()
+        flow = FlowMatching(self.density(), Causal(seen))
+        block = BlockForcing(self.gamma, self.similar or 2, flow=flow)
+        rollout = Rollout(policy=seen)
+        if self.loss == "rollout-velocity":
+            forced = FlowMatching(Independent(), TeacherForcing(seen))
+            return VelocityForcing("rollout_context", block, forced, RolledHistory(rollout))
+        forcing = SelfForcing(self._player(), rollout, self.every)
+        made: dict[str, Objective] = {
+            "naive": flow,
+            "velocity": VelocityForcing("bf_only", block),
+            "block": block,
+            "self": Sum((forcing, flow)),
+            "ours": Sum((forcing, block)),
+        }
+        return made[self.loss]
+
+    def _player(self) -> Adversary:
+        scores = Scores(visibility=Causal(Window()))  # as the base was trained to see
+        made: dict[str, Adversary] = {
+            "gan": GAN(ratio=self.ratio),
+            "dmd": DMD(scores, ratio=self.ratio),
+            "sid": SiD(scores, ratio=self.ratio),
+        }
+        return made[self.adversary]
+
+
+@dataclass(frozen=True)
+class RolledHistory:
+    """What the student makes of a batch, for Velocity Forcing."""
+
+    rollout: Rollout
+
+    def __call__(self, model: BlockDiT, batch: Batch, generator: torch.Generator) -> Tensor:
+        chunks = len(batch.frames)
+        exits = (len(self.rollout.timesteps) - 1,) * chunks
+        noise = [torch.randn(batch.latents.shape, generator=generator) for _ in range(max(exits) + 1)]
+        return self.rollout(model, batch, exits, noise, generator).latents
