@@ -108,7 +108,9 @@ def test_resume_and_overwrite(storybook: Tiny, board: Path, place: Path, run: Ru
     assert (place / "clip.mp4").read_bytes() != video
 
 
-def test_ctrl_c_leaves_a_playable_video_and_says_how_to_go_on(storybook: Tiny, board: Path, place: Path) -> None:
+def test_ctrl_c_leaves_a_playable_video_and_says_how_to_go_on(
+    storybook: Tiny, board: Path, place: Path, run: Run
+) -> None:
     command = ("generate", board, *storybook.options, "--steps", 300, "-o", "clip.mp4")
     process = start(*command, cwd=place)
     assert process.stderr is not None and process.stderr.readline().startswith("chunk 1 of 3 written")
@@ -118,9 +120,8 @@ def test_ctrl_c_leaves_a_playable_video_and_says_how_to_go_on(storybook: Tiny, b
     last = err.splitlines()[-1]
     assert last == "stopped; clip.mp4 plays up to chunk 1; to continue, give the same command with --resume"
     assert probe(place / "clip.mp4").frames == 9
-    process = start(*command, "--resume", cwd=place)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0 and [line[:7] for line in err.splitlines()] == ["chunk 2", "chunk 3"]
+    status, _, err = run(*command, "--resume")
+    assert status == 0 and [line[:7] for line in err.splitlines()] == ["chunk 2", "chunk 3"]
     assert probe(place / "clip.mp4").frames == 24
 
 
@@ -296,22 +297,23 @@ def test_a_refusal_from_a_shell_is_one_line(storybook: Tiny, board: Path, place:
         check_refusal((process.returncode, out, err), offending, place)
 
 
-def test_a_limit_on_file_sizes_keeps_the_finished_chunks(storybook: Tiny, tmp_path: Path, place: Path) -> None:
+def test_a_limit_on_file_sizes_keeps_the_finished_chunks(
+    storybook: Tiny, tmp_path: Path, place: Path, run: Run
+) -> None:
     """The disk refuses once the video outgrows it, after some chunks; what was finished plays and continues."""
     board = tmp_path / "long.txt"
     board.write_text("a fox runs\n" * 3)
-    command = [*PROGRAM, "generate", str(board), *storybook.options, "-o", "clip.mp4"]
+    command = ["generate", str(board), *storybook.options, "-o", "clip.mp4"]
     done = subprocess.run(
-        command, cwd=place, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        [*PROGRAM, *command], cwd=place, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000)),
     )  # fmt: skip
     *written, last = done.stderr.splitlines()
     assert done.returncode == 2 and "cannot be written (File too large); free space" in last
     assert 0 < len(written) < 12 and all("written" in line for line in written)
     assert probe(place / "clip.mp4").frames == 1 + 8 * len(written)
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # threads determine the frames, so a resume keeps them
-    again = subprocess.run([*command, "--resume"], cwd=place, capture_output=True, text=True, env=one_thread)
-    assert again.returncode == 0 and len(again.stderr.splitlines()) == 12 - len(written)
+    status, _, err = run(*command, "--resume")
+    assert status == 0 and len(err.splitlines()) == 12 - len(written)
 
 
 def test_a_picture_opens_the_video(storybook: Tiny, board: Path, place: Path, tmp_path: Path, run: Run) -> None:

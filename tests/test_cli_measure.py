@@ -154,12 +154,14 @@ def test_weights_are_listed_and_verified(run: Run, tmp_path: Path) -> None:
     refused(run("weights", "verify", "nobody"), "'nobody'")
 
 
-def test_stopped_goes_on(videos: Path, tmp_path: Path) -> None:
+def test_stopped_goes_on(videos: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C in the middle of a video: what was seen is kept, and the end is as if nothing had happened."""
     write_video(videos / "long.mp4", np.tile(moving(50), (12, 1, 1, 1)), 8)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    command = [*PROGRAM, "eval", str(videos / "long.mp4"), "--tier", "core", "-o", str(tmp_path / "run")]
-    process = subprocess.Popen(command, env=environment, preexec_fn=interruptible, stderr=subprocess.PIPE, text=True)
+    command = ["eval", str(videos / "long.mp4"), "--tier", "core", "-o", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        [*PROGRAM, *command], env=environment, preexec_fn=interruptible, stderr=subprocess.PIPE, text=True
+    )
     rows = tmp_path / "cache" / "blockvid" / "rows"
     limit = time.monotonic() + 60
     while time.monotonic() < limit and not any(
@@ -170,9 +172,9 @@ def test_stopped_goes_on(videos: Path, tmp_path: Path) -> None:
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "the same command goes on" in err and "Traceback" not in err
     assert not (tmp_path / "run" / "results.json").exists()
-    subprocess.run(command, env=environment, check=True, capture_output=True)
-    command[-1] = str(tmp_path / "whole")
-    environment["XDG_CACHE_HOME"] = str(tmp_path / "other")
-    subprocess.run(command, env=environment, check=True, capture_output=True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert run(*command)[0] == 0
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    assert run(*command[:-1], tmp_path / "whole")[0] == 0
     again, whole = (Results.read(tmp_path / name).videos[0] for name in ("run", "whole"))
     assert again.scores == whole.scores and again.drift == whole.drift

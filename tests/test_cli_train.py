@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -19,6 +20,11 @@ from blockvid.training.objectives import BlockForcing, FlowMatching, Sum, Veloci
 from blockvid.training.self_forcing import SelfForcing
 from blockvid.video import probe, write_video
 from command_line import PROGRAM, Run, interruptible, refused
+
+if TYPE_CHECKING:
+    from tiny_models import Tiny
+
+pytest_plugins = ["tiny_models"]
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +45,7 @@ def test_sixty_steps_lower_the_loss_of_what_was_not_learned_from(run: Run, tmp_p
     assert (tmp_path / "runs" / "debug" / "transformer" / "config.json").exists()
 
 
-def test_stopped_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+def test_stopped_goes_on_as_if_nothing_had_happened(run: Run, tmp_path: Path) -> None:
     options = ["--steps", "40", "--save", "1000", "--log", "1"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [*PROGRAM, "train", "debug", "-o", "stopped", *options]
@@ -51,10 +57,8 @@ def test_stopped_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 0, "Ctrl-C saves, and is no failure"
     assert len(lines(log)) < 40
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True, **pipes)
-    subprocess.run(
-        [*PROGRAM, "train", "debug", "-o", "whole", *options], cwd=tmp_path, env=environment, check=True, **pipes
-    )
+    for folder in ("stopped", "whole"):
+        assert run("train", "debug", "-o", folder, *options)[0] == 0
     stopped, whole = ([row["loss"] for row in lines(tmp_path / n / "log.jsonl")] for n in ("stopped", "whole"))
     assert stopped == whole and len(whole) == 40
 
@@ -72,6 +76,7 @@ def test_stopped_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
         (["storybook_autoencoder", "--schedule", "linear"], "--schedule linear is for recipes that learn from takes"),
         (["storybook_stills", "--schedule", "linear"], "storybook_stills shows none"),
         (["storybook_probe", "--takes", "20"], "--takes 20 is for recipes that learn from takes"),
+        (["storybook_probe", "--compile"], "--compile True is for recipes that learn from takes"),
         (["storybook_base", "--takes", "15"], "--takes 15"),
         (["storybook_base", "--openings", "50"], "--openings 50"),
         (["storybook_base", "--scale", "0"], "a scale of 0"),
@@ -105,9 +110,7 @@ def test_a_dry_run_says_what_it_takes(run: Run, tmp_path: Path) -> None:
 
 
 def test_every_row_of_table_6_is_an_option_away() -> None:
-    kinds = {
-        loss: type(Forcing(loss=loss).objective()) for loss in ("naive", "velocity", "rollout-velocity", "block")
-    }
+    kinds = {loss: type(Forcing(loss=loss).objective()) for loss in ("naive", "velocity", "rollout-velocity", "block")}
     assert list(kinds.values()) == [FlowMatching, VelocityForcing, VelocityForcing, BlockForcing]
     for loss, beside in (("self", FlowMatching), ("ours", BlockForcing)):
         for adversary in ("gan", "dmd", "sid"):
@@ -117,23 +120,24 @@ def test_every_row_of_table_6_is_an_option_away() -> None:
     assert all(callable(recipe) for recipe in RECIPES.values())
 
 
-def test_from_a_folder_of_clips_to_a_model(run: Run, tmp_path: Path) -> None:
-    """The three commands of the README."""
+def test_from_a_folder_of_clips_to_a_model(run: Run, storybook: Tiny, tmp_path: Path) -> None:
+    """The three commands of the README, with a small model."""
+    small = str(storybook.folder)
     (tmp_path / "clips").mkdir()
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
-        frames = np.kron(rng.integers(0, 255, (33, 6, 10, 3)), np.ones((1, 16, 16, 1))).astype(np.uint8)
+        frames = np.kron(rng.integers(0, 255, (33, 2, 2, 3)), np.ones((1, 16, 16, 1))).astype(np.uint8)
         write_video(tmp_path / "clips" / f"{name}.mp4", frames, 8)
         (tmp_path / "clips" / f"{name}.txt").write_text("a red ball rolls")
     (tmp_path / "clips" / "broken.mp4").write_bytes(b"no video")
     (tmp_path / "clips" / "broken.txt").write_text("nothing")
-    status, out, err = run("data", "encode", "clips", "-o", "shards")
+    status, out, err = run("data", "encode", "clips", "-o", "shards", "--model", small)
     assert status == 0 and "2 videos" in out and "skipped broken" in err, err
     assert run("data", "ls", "shards")[1].startswith("2 videos, ")
     options = ("--data", "shards", "--chunks", 1, "--batch", 1, "--steps", 2, "--loss", "block", "--device", "cpu")
     (tmp_path / "board.txt").write_text("a red ball\n")
     looks = ("--previews", "board.txt", "--unseen", "shards", "--save", 2)
-    assert run("train", "storybook_stage1", *options, *looks, "-o", "stage1")[0] == 0
+    assert run("train", "storybook_stage1", "--start", small, *options, *looks, "-o", "stage1")[0] == 0
     assert probe(tmp_path / "stage1" / "previews" / "000002.mp4").frames == 32
     (drift,) = lines(tmp_path / "stage1" / "previews" / "drift.jsonl")
     assert drift["step"] == 2 and "clarity@core" in str(drift)

@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -43,8 +42,8 @@ FAST = Settings(steps=2)
 THIN = Salience(tau=0.6, multiple=1)
 LATENTS = [f"latents/{index:05d}.safetensors" for index in range(4)]
 
-# Generates with a kill after event number KILL; every import is done before the first event.
-VICTIM = """
+# For each number of events: a child made by fork is killed after so many.
+KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
@@ -52,17 +51,23 @@ from blockvid.generate import Existing, generate
 from blockvid.pipeline import Pipeline, Settings
 from blockvid.storyboard import Storyboard
 
-folder, board, out, number, kill = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
+folder, board, place = Path(sys.argv[1]), Storyboard.model_validate_json(sys.argv[2]), Path(sys.argv[3])
+torch.set_num_threads(1)
 pipe = Pipeline.from_pretrained(folder, "cpu", torch.float32)
-seen = []
 
-def watch(event):
-    seen.append(event)
-    if len(seen) == kill:
-        os.kill(os.getpid(), number)
+for kill in map(int, sys.argv[4:]):
+    seen = []
 
-generate(pipe, Storyboard.model_validate_json(board), out, Settings(steps=2), Existing.RESUME, watch)
-print(len(seen))
+    def watch(event):
+        seen.append(event)
+        if len(seen) == kill:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        generate(pipe, board, place / f"{kill}.mp4", Settings(steps=2), watch=watch)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
 """
 
 # For each settings of a pickle: a child made by fork is killed in chunk 2, and this process goes on.
@@ -261,26 +266,24 @@ def test_the_journal_forgets_what_no_later_chunk_recalls(pipe: Pipeline, tmp_pat
     assert left == [[0], [0, 1], [0, 1, 2], [1, 2, 3], [1, 3]]
 
 
-@pytest.mark.parametrize("kill", [1, 6, 12])
-def test_killed_at_any_moment_and_resumed(storybook: Tiny, whole: Path, tmp_path: Path, kill: int) -> None:
-    """Three events a chunk (two steps, and written): in chunk 0, between chunks, after the last one."""
-    out = tmp_path / "clip.mp4"
-    command = [sys.executable, "-c", VICTIM, str(storybook.folder), BOARD.model_dump_json(), str(out)]
+KILLS = (1, 6, 12)
+"""Three events a chunk (two steps, and written): in chunk 0, between chunks, after the last one."""
+
+
+def test_killed_at_any_moment_and_resumed(storybook: Tiny, pipe: Pipeline, whole: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, str(storybook.folder), BOARD.model_dump_json(), str(tmp_path)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-
-    def run(number: int, at: int) -> subprocess.CompletedProcess[str]:
-        arguments = [*command, str(int(number)), str(at)]
-        return subprocess.run(arguments, capture_output=True, text=True, env=environment, check=False)
-
-    assert run(signal.SIGKILL, kill).returncode == -signal.SIGKILL
-    finished = kill // 3
-    if finished:
-        assert journaled(out) == finished
-        assert len(frames(out)) == min(32, 1 + 8 * finished)
-    again = run(signal.SIGKILL, 0)
-    assert again.returncode == 0, again.stderr
-    assert int(again.stdout) == 3 * (4 - finished)  # only the chunk in flight was made twice
-    assert same_video(out, whole) and journaled(out) == 4
+    ran = subprocess.run([*command, *map(str, KILLS)], capture_output=True, text=True, env=environment, check=False)
+    assert ran.returncode == 0, ran.stderr
+    for kill in KILLS:
+        out, finished = tmp_path / f"{kill}.mp4", kill // 3
+        if finished:
+            assert journaled(out) == finished
+            assert len(frames(out)) == min(32, 1 + 8 * finished)
+        events: list[Event] = []
+        generate(pipe, BOARD, out, FAST, Existing.RESUME, events.append)
+        assert len(events) == 3 * (4 - finished)  # only the chunk in flight was made twice
+        assert same_video(out, whole) and journaled(out) == 4
 
 
 def test_resuming_a_finished_run_makes_nothing_but_the_file_that_is_gone(

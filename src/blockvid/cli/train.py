@@ -58,6 +58,9 @@ class StorybookOptions:
     """Noise levels along the chunks of a sample (Eqs. 11, 26, 27); storybook_base."""
     device: str = "auto"
     """cpu, cuda or mps; auto takes the best there is."""
+    compile: bool = False
+    """Compile the transformer: a minute or more before the first steps, and faster ones then; storybook_stills and
+    storybook_base."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +137,9 @@ def _storybook(recipe: str, run: Any, options: StorybookOptions) -> Any:
         raise InputError(f"a scale of {options.scale} leaves no sample in a step; use 1 or more")
     if isinstance(run, TransformerRun):
         return _transformer(recipe, run, options)
-    for name in ("takes", "openings", "schedule"):
+    for name in ("takes", "openings", "schedule", "compile"):
         given = getattr(options, name)
-        if given is not None:
+        if given is not None and given is not False:
             raise InputError(f"--{name} {given} is for recipes that learn from takes; {recipe} does not, leave it out")
     return dataclasses.replace(run, batch=run.batch * options.scale)
 
@@ -152,6 +155,7 @@ def _transformer(recipe: str, run: TransformerRun, options: StorybookOptions) ->
             if count < size or count % size:
                 raise InputError(f"--{name} {count} is no multiple of {size}, by which they are made; use {10 * size}")
             run = dataclasses.replace(run, **{field: count // size})
+    run = dataclasses.replace(run, compile=options.compile)
     lessons = [dataclasses.replace(lesson, batch=lesson.batch * options.scale) for lesson in run.lessons]
     if options.schedule is not None:
         windows = [i for i, lesson in enumerate(lessons) if isinstance(lesson, Windows) and lesson.chunks > 1]

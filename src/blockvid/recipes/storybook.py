@@ -164,6 +164,7 @@ class TransformerRun:
     layers: int = 8
     workers: int = 2
     device: str = "auto"
+    compile: bool = False
 
     def __call__(self, out: Path, stop: Callable[[], bool] = lambda: False) -> None:
         """Run to the end or until `stop`; over an earlier `out` it continues. Needs `out/vae`.
@@ -179,7 +180,7 @@ class TransformerRun:
         if (out / "transformer").exists():
             model.load_state_dict(BlockDiT.from_pretrained(out / "transformer").state_dict())
         networks = {"model": model}
-        place(networks, world, Sharding())
+        place(networks, world, Sharding(compile=("model",) if self.compile else ()))
 
         def export(_step: int, average: nn.Module) -> None:
             assert isinstance(average, BlockDiT)
