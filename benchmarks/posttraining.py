@@ -26,10 +26,9 @@ from storybook_score import Score, made_by, say, score
 
 from blockvid.evaluation.metric import Tier
 from blockvid.evaluation.results import value
-from blockvid.model.load import STORYBOOK
 from blockvid.pipeline import Pipeline, Settings
 from blockvid.recipes.posttraining import FEW_STEPS
-from storybook import LEVELS, chosen, held_out, measured, velocity_errors
+from storybook import LEVELS, TrueTake, chosen, held_out, measured, velocity_errors
 
 ROWS: dict[str, str] = {
     "Naive": "--loss naive",
@@ -114,11 +113,11 @@ def lines_of(file: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
 
 
-def judged(options: Options, name: str, model: str, sampler: str, folder: Path) -> Found:
-    """Measure a model."""
+def judged(options: Options, name: str, model: str, sampler: str, folder: Path, takes: list[TrueTake]) -> Found:
+    """Measure a model; all share the autoencoder and the text encoder of `takes`."""
     say(f"{name}: {sampler}")
     pipe = Pipeline.from_pretrained(model)
-    errors = velocity_errors(pipe.models, held_out(pipe.models, options.clips))
+    errors = velocity_errors(pipe.models, takes)
     make = made_by(SAMPLERS[sampler])
     videos = folder / f"videos-{sampler.replace(' ', '-').replace(',', '')}"
     log = [line["seconds_per_step"] for line in lines_of(folder / "log.jsonl")]
@@ -206,14 +205,16 @@ def draw(founds: Sequence[Found], path: Path) -> None:
 
 def main(options: Options) -> None:
     """Train, measure, write."""
+    many, few = SAMPLERS
     folders = {name: trained(options, name) for name in options.only}
-    founds = [judged(options, "shipped", "storybook", sampler, options.runs / "shipped") for sampler in SAMPLERS]
+    shipped = Pipeline.from_pretrained("storybook").models
+    takes, base = held_out(shipped, options.clips), options.runs / "shipped"
+    founds = [judged(options, "shipped", "storybook", sampler, base, takes) for sampler in SAMPLERS]
     for name, folder in folders.items():
-        few = "self" in ROWS[name] or "ours" in ROWS[name]
-        founds.append(judged(options, name, str(folder), "4 steps" if few else "10 steps, guided", folder))
+        sampler = few if ROWS[name].startswith(("--loss self", "--loss ours")) else many
+        founds.append(judged(options, name, str(folder), sampler, folder, takes))
     draw(founds, options.images / "posttraining.png")
-    fingerprint = Pipeline.from_pretrained(str(STORYBOOK)).models.fingerprint[:12]
-    options.out.write_text("\n".join(report(options, founds, fingerprint)), encoding="utf-8")
+    options.out.write_text("\n".join(report(options, founds, shipped.fingerprint[:12])), encoding="utf-8")
     print(options.out)
 
 
