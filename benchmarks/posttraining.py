@@ -98,6 +98,8 @@ def folder_of(options: Options, name: str) -> Path:
 def trained(options: Options, name: str) -> Path:
     """The folder of the row's finished run; all runs share one set of takes."""
     folder, takes = folder_of(options, name), options.runs / "takes"
+    if any(line["step"] == options.steps for line in lines_of(folder / "log.jsonl")) and (folder / "vae").exists():
+        return folder
     for made in (folder, takes):
         made.mkdir(parents=True, exist_ok=True)
     if not (folder / "takes").exists():
