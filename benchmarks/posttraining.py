@@ -145,7 +145,8 @@ def report(options: Options, founds: Sequence[Found], fingerprint: str) -> list[
     """The tables."""
     base, given = founds[0], shlex.join(sys.argv[1:])
     keys = [f"{name}@core" for name in ("boundary_jump", "dynamic_degree")]
-    quantities = base.score.results.quantities
+    # The dynamic degree of a still segment is 0, and a VDE from it is none.
+    quantities = [q for q in base.score.results.quantities if not q.key.startswith("vde_dynamic")]
     names = [q.key.removeprefix("vde_").partition("@")[0] for q in quantities]
     lines = [
         "# Post-training, measured in small",
@@ -182,22 +183,23 @@ def report(options: Options, founds: Sequence[Found], fingerprint: str) -> list[
 
 def draw(founds: Sequence[Found], path: Path) -> None:
     """The loss on takes that are not learned from, along each run; VDE of the subject at its end."""
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    figure = Figure((11, 4.6), dpi=130, layout="constrained")
+    figure, shades = Figure((12, 6.4), dpi=120, layout="constrained"), colormaps["tab20"]
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     subject = founds[0].score.results.quantities[0].key
     for place, found in enumerate(founds):
         mean = found.score.results.summary[subject].mean
         middle, low, high = (value(number) for number in (mean.value, mean.low, mean.high))
         dashed = "--" if found.sampler == "4 steps" else "-"
-        color = f"C{place - 1}" if found.probe else "0.3"
+        color = shades(place - 1) if found.probe else "0.3"
         if found.probe:
             left.plot(*zip(*found.probe, strict=True), dashed, color=color, marker="o", ms=3, label=found.name)
         right.plot([low, high], [place, place], color=color)
         right.plot([middle], [place], "o", color=color)
     left.set(xlabel="step", ylabel="loss of flow matching, takes not learned from")
-    left.legend(frameon=False, fontsize=7)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     right.set(xlabel="VDE of the subject, 95 % interval")
     right.set_yticks(range(len(founds)), [f"{found.name} ({found.sampler})" for found in founds], fontsize=7)
     right.invert_yaxis()

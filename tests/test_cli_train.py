@@ -141,8 +141,8 @@ def test_from_a_folder_of_clips_to_a_model(run: Run, storybook: Tiny, tmp_path: 
     assert probe(tmp_path / "stage1" / "previews" / "000002.mp4").frames == 32
     (drift,) = lines(tmp_path / "stage1" / "previews" / "drift.jsonl")
     assert drift["step"] == 2 and "clarity@core" in str(drift)
-    (probed,) = lines(tmp_path / "stage1" / "probe.jsonl")
-    assert probed["unseen"] and probed["loss"] > 0
+    before, after = lines(tmp_path / "stage1" / "probe.jsonl")
+    assert (before["step"], after["step"]) == (0, 2) and after["unseen"] and after["loss"] > 0
     assert run("train", "storybook_stage2", "--start", "stage1", *options, "-o", "stage2")[0] == 0
     shutil.rmtree(tmp_path / "stage1")
     assert run("generate", "board.txt", "--model", "stage2", "--steps", 1, "-o", "ball.mp4")[0] == 0

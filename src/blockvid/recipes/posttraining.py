@@ -189,8 +189,8 @@ class PostTraining:
             losses = losses_of(objective, source, networks, world.device)
             decisive = asdict(replace(self, layout=Layout(), looks=Looks()))
             decisive["optimisation"]["steps"] = None
-            seen.append(ProbeLoss(unseen or source, unseen is not None, world, out / "probe.jsonl"))
-            looks = self.looks
+            probe, looks = ProbeLoss(unseen or source, unseen is not None, world, out / "probe.jsonl"), self.looks
+            seen.append(probe)
             cadence = Cadence(looks.save, looks.log, preview=looks.save, keep=looks.keep)
             loop = Loop(networks, losses, plan, out, world, decisive, cadence)
             base = models.folder
@@ -202,6 +202,8 @@ class PostTraining:
                 for look in seen:
                     look(step, network)
 
+            if loop.step == 0:
+                probe(0, networks["model"])
             trackers = looks.trackers(out, decisive) if world.rank == 0 else []
             loop.run(trackers, self._cost(models), on_save=written, preview=looked, stop=stop)
 
