@@ -27,7 +27,7 @@ MIRRORED = torch.tensor([1, 0, 2, -1])
 
 @dataclass(frozen=True)
 class ProbeRun:
-    """Trains a `Probe` on the autoencoder's snippets and as many more, of pairs seen in training; writes `out/probe`."""
+    """Trains a `Probe` on twice the autoencoder's snippets, of pairs seen in training; writes `out/probe`."""
 
     plan: Plan
     geometry: Geometry = GEOMETRY
