@@ -30,6 +30,7 @@ from blockvid.evaluation.scorers.spans import frames, mean_of
 from blockvid.evaluation.series import Caption
 from blockvid.evaluation.sources import sources
 from blockvid.video import write_video
+from command_line import interruptible
 from tiny_metrics import Unready, die, miscalculate, ramp, red, refuse, tiny, violate, with_fault
 
 VIDEOS = {f"v{n}": (ramp(10 + 3 * n, start=7 * n), 8.0) for n in range(5)}
@@ -120,7 +121,7 @@ def victim(folder: Path, *arguments: object) -> subprocess.Popen[str]:
     script = folder / "victim.py"
     script.write_text(VICTIM)
     command = [sys.executable, str(script), str(folder), *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=environment, preexec_fn=interruptible, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize(
