@@ -15,9 +15,9 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def main(run: Path) -> None:
-    """Replace the shipped weights, keeping their model card (README.md)."""
+    """Replace the shipped weights by those that the folder has, keeping their model card (README.md)."""
     for part in ("transformer", "vae", "probe"):
-        if part == "probe" and not (run / part).exists():
+        if not (run / part).exists():
             continue
         (STORYBOOK / part).mkdir(parents=True, exist_ok=True)
         shutil.copy(run / part / "config.json", STORYBOOK / part)
@@ -25,7 +25,8 @@ def main(run: Path) -> None:
         halved = {name: tensor.to(torch.float16).contiguous() for name, tensor in tensors.items()}
         save_file(halved, STORYBOOK / part / WEIGHTS, metadata={"format": "pt"})
         (STORYBOOK / part / WEIGHTS).chmod(0o644)
-    shutil.copy(run / CARD, STORYBOOK)
+    if (run / CARD).exists():
+        shutil.copy(run / CARD, STORYBOOK)
     size = sum(path.stat().st_size for path in STORYBOOK.rglob("*.safetensors"))
     print(f"{STORYBOOK}: {size / 1e6:.1f} MB of weights")
 
