@@ -52,5 +52,5 @@ def _one_line(box: str) -> str:
     see = f"see {commands[-1] if commands else 'blockvid --help'}"
     typed = r"Error parsing (\S+): no type matching (?:\{None\}\|)?(.*?) could be instantiated from \['(.*?)'\].*"
     wrong = re.sub(typed, r"\1 \3 is no \2", wrong)
-    wrong = re.sub(r"Error parsing run: ", "", wrong)
+    wrong = re.sub(r"Error parsing run(\.\w+)?: ", "", wrong)
     return "; ".join(part for part in (wrong.rstrip("."), repair, see) if part)
