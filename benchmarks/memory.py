@@ -262,12 +262,12 @@ def policies_report(runs: dict[str, list[dict[str, Any]]], chunks: int, steps: i
     """One row per policy and codec."""
     early, late = early_late(chunks)
     first = next(iter(runs))
-    whole = [f"Full is made for {len(runs['Full'][0]['seconds'])} chunks. "] if "Full" in runs else []
+    whole = f"Full is made for {len(runs['Full'][0]['seconds'])} chunks. " if "Full" in runs else ""
     rows = {name: policy_row(taken) for name, taken in runs.items()}
     yield (
         f"\n## Policies and codecs over {chunks} chunks\n\n"
         f"{steps} steps, decoded, in the model's own precision on the CPU; {len(SCENES)} prompts take turns. Each row "
-        f"is a process of its own, in {len(runs[first])} turn(s), medians. {''.join(whole)}"
+        f"is a process of its own, in {len(runs[first])} turn(s), medians. {whole}"
         f"**Flat**: mean of chunks {late[0]} to {late[-1]} over mean of chunks {early[0]} to {early[-1]} (within 1.05 "
         "is the aim; Full: its own last chunks), of seconds as they are, and of seconds against those of fixed "
         "forwards after each chunk, as the machine's own speed wanders by several percent in a minute (brackets: least "

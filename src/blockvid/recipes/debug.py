@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from blockvid.attention.policies import Window
-from blockvid.errors import InputError
+from blockvid.errors import at_least_one
 from blockvid.model.device import pick_device
 from blockvid.model.dit import BlockDiT, TextContext
 from blockvid.recipes.previews import ProbeLoss
@@ -77,9 +77,7 @@ class DebugRun:
     log: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "microbatches", "chunks", "save", "log"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} {getattr(self, name)} is less than 1; use 1 or more")
+        at_least_one(self, "steps", "batch", "microbatches", "chunks", "save", "log")
 
     def __call__(self, out: Path, stop: Callable[[], bool] = lambda: False) -> None:
         """Run to the end or until `stop`; over an earlier `out` it continues. Writes out/transformer."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from blockvid.attention.policies import Semantic, Window
-from blockvid.errors import InputError
+from blockvid.errors import InputError, at_least_one
 from blockvid.flow import ChunkSchedule
 from blockvid.model.dit import BlockDiT
 from blockvid.training.adversaries import DMD, GAN, Adversary, Scores, SiD
@@ -47,9 +47,7 @@ class Forcing:
     """Roll-outs from one update of the student by its adversary to the next; the adversary learns from each."""
 
     def __post_init__(self) -> None:
-        for name in ("every", "ratio"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} {getattr(self, name)} is less than 1; use 1 or more")
+        at_least_one(self, "every", "ratio")
         if self.similar < 0:
             raise InputError(f"similar {self.similar} cannot be negative; use 0 for none")
         self.objective()

@@ -13,7 +13,7 @@ import torch
 from blockvid.data.shards import Shards as VideoShards
 from blockvid.data.sources import ShardSource
 from blockvid.data.takes import TENSORS, TakeSource
-from blockvid.errors import InputError
+from blockvid.errors import InputError, at_least_one
 from blockvid.model.device import pick_device
 from blockvid.model.load import Models, describe_models, load_models
 from blockvid.pipeline import Settings
@@ -29,17 +29,12 @@ from blockvid.training.export import export
 from blockvid.training.loop import Cadence, Loop, Plan, Seen, losses_of
 from blockvid.training.lora import add_lora
 from blockvid.training.optimisation import AdamW
+from blockvid.training.rollout import Rollout
 from blockvid.training.sharding import Mesh, Precision, Sharding, World, launched, place
 from blockvid.training.tracking import TensorBoard, Tracker, Wandb
 
-FEW_STEPS = Settings(steps=4, guidance=1.0, shift=5.0, solver=Renoise())
-"""How a model that Self Forcing trained is sampled: as `Rollout` does it."""
-
-
-def _at_least_one(of: object, *names: str) -> None:
-    for name in names:
-        if getattr(of, name) < 1:
-            raise InputError(f"{name} {getattr(of, name)} is less than 1; use 1 or more")
+FEW_STEPS = Settings(steps=len(Rollout().timesteps), guidance=1.0, shift=Rollout().shift, solver=Renoise())
+"""How a model that Self Forcing trained is sampled: as it was rolled out."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +51,7 @@ class Data:
     """Chunks of a training window."""
 
     def __post_init__(self) -> None:
-        _at_least_one(self, "takes", "batch", "chunks")
+        at_least_one(self, "takes", "batch", "chunks")
 
 
 @dataclass(frozen=True)
@@ -79,7 +74,7 @@ class Optimisation:
     """Of the computation; auto is bfloat16 on a GPU and on processors that multiply it natively."""
 
     def __post_init__(self) -> None:
-        _at_least_one(self, "steps", "microbatches")
+        at_least_one(self, "steps", "microbatches")
         if self.lora < 0:
             raise InputError(f"lora {self.lora} cannot be negative; use 0 for none")
         if not self.lr > 0:
@@ -151,7 +146,7 @@ class Looks:
     """Trackers beside log.jsonl."""
 
     def __post_init__(self) -> None:
-        _at_least_one(self, "save", "keep", "log")
+        at_least_one(self, "save", "keep", "log")
 
     def trackers(self, out: Path, config: dict[str, object]) -> list[Tracker]:
         """Those asked for."""
