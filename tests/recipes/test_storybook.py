@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -33,12 +34,22 @@ def takes(chunks: int, count: int = 3) -> dict[str, torch.Tensor]:
     }
 
 
-def corpora(folder: Path) -> None:
-    """Two shards of takes and two of openings."""
-    for name, chunks in (("takes", 5), ("openings", 1)):
+def stills(count: int = 3) -> dict[str, torch.Tensor]:
+    """A shard of numbers: four moments of each snippet, in one or two chunks."""
+    made = takes(2, count)
+    return made | {
+        "latents": made["latents"][:, :, 1:5].contiguous(),
+        "coverage": made["coverage"][:, 1:5].contiguous(),
+        "chunk": torch.randint(2, (count, 4)).byte(),
+    }
+
+
+def corpora(folder: Path, which: tuple[int, ...] = (0, 1)) -> None:
+    """Two shards of each corpus."""
+    for name, make in (("takes", partial(takes, 5)), ("openings", partial(takes, 1)), ("stills", stills)):
         (folder / name).mkdir()
-        for index in range(2):
-            save_file(takes(chunks), folder / name / f"{index:05d}.safetensors")
+        for index in which:
+            save_file(make(), folder / name / f"{index:05d}.safetensors")
 
 
 @pytest.mark.parametrize("lessons", LESSONS, ids=lambda lessons: "-".join(lesson.name for lesson in lessons))
@@ -48,7 +59,7 @@ def test_a_run_writes_a_transformer_from_which_the_next_one_begins(
     corpora(tmp_path)
     StorybookVAE(width=32, latent_width=32).save_pretrained(tmp_path / "vae")
     run = TransformerRun(
-        Plan(20, ema=0.0), "first", lessons, GEOMETRY, shards=1, openings=1, heads=1, head_dim=32, layers=1, workers=1
+        Plan(20, ema=0.0), "first", lessons, GEOMETRY, 1, 1, 1, heads=1, head_dim=32, layers=1, workers=1
     )
     run(tmp_path)
     row = json.loads((tmp_path / "first" / "log.jsonl").read_text())
@@ -66,16 +77,14 @@ def test_a_run_writes_a_transformer_from_which_the_next_one_begins(
 def test_a_lesson_is_taught_at_the_steps_that_it_divides() -> None:
     lessons = (Stills(2), Windows(1, 2, every=3))
     run = TransformerRun(Plan(1), "third", lessons, GEOMETRY, heads=1, head_dim=32, layers=1)
-    learned: dict[Corpus, Shards] = {"takes": Shards(takes(5)), "openings": Shards(takes(1))}
+    learned: dict[Corpus, Shards] = {"takes": Shards(takes(5)), "stills": Shards(stills())}
     losses = run._losses(learned, {"model": run.model()}, ALONE)
     found = [losses(step, step, torch.Generator().manual_seed(0)).logged.keys() for step in range(4)]
     assert found == [{"stills_loss", "windows_loss"}, {"stills_loss"}, {"stills_loss"}, {"stills_loss", "windows_loss"}]
 
 
 def test_the_shard_after_those_learned_from_is_looked_at_and_not_learned(tmp_path: Path) -> None:
-    run = TransformerRun(
-        Plan(200, ema=0.0), "run", (Stills(4),), GEOMETRY, shards=1, openings=1, heads=1, head_dim=32, layers=1
-    )
+    run = TransformerRun(Plan(200, ema=0.0), "run", (Stills(4),), GEOMETRY, 1, 1, 1, heads=1, head_dim=32, layers=1)
     losses, looks = [], []
     for seed in (1, 2):
         folder = tmp_path / str(seed)
@@ -83,7 +92,7 @@ def test_the_shard_after_those_learned_from_is_looked_at_and_not_learned(tmp_pat
         corpora(folder)
         for index, its_own in enumerate((0, seed)):
             torch.manual_seed(its_own)
-            save_file(takes(1), folder / "openings" / f"{index:05d}.safetensors")
+            save_file(stills(), folder / "stills" / f"{index:05d}.safetensors")
         StorybookVAE(width=32, latent_width=32).save_pretrained(folder / "vae")
         run(folder)
         losses.append([json.loads(line)["loss"] for line in (folder / "run" / "log.jsonl").read_text().splitlines()])

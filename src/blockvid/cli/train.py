@@ -43,9 +43,13 @@ class StorybookOptions:
     """Length of the run."""
     takes: Annotated[int | None, default("the recipe's", "N")] = None
     """Rendered takes of 20 s that windows of chunks are learned from, a multiple of 10; storybook_base."""
+    skip: Annotated[int | None, default("none", "N")] = None
+    """Leave out the first N takes, a multiple of 10: those that the weights to begin with have learned; storybook_base."""
     openings: Annotated[int | None, default("the recipe's", "N")] = None
-    """Further takes, of 4 s, that stills and single chunks are learned from, a multiple of 40; storybook_stills and
-    storybook_base."""
+    """Further takes, of 4 s, that single chunks are learned from, a multiple of 40; storybook_base."""
+    stills: Annotated[int | None, default("the recipe's", "N")] = None
+    """Snippets of 2 s that stills are learned from, a multiple of 16; storybook_stills and storybook_base. Those that the
+    autoencoder or the probe learned from, in the same folder, are not rendered again."""
     scale: int = 1
     """Samples of a step, times the recipe's, which are sized for two CPU cores."""
     peak: float = 1.0
@@ -137,7 +141,7 @@ def _storybook(recipe: str, run: Any, options: StorybookOptions) -> Any:
         raise InputError(f"a scale of {options.scale} leaves no sample in a step; use 1 or more")
     if isinstance(run, TransformerRun):
         return _transformer(recipe, run, options)
-    for name in ("takes", "openings", "schedule", "compile"):
+    for name in ("takes", "skip", "openings", "stills", "schedule", "compile"):
         given = getattr(options, name)
         if given is not None and given is not False:
             raise InputError(f"--{name} {given} is for recipes that learn from takes; {recipe} does not, leave it out")
@@ -146,15 +150,15 @@ def _storybook(recipe: str, run: Any, options: StorybookOptions) -> Any:
 
 def _transformer(recipe: str, run: TransformerRun, options: StorybookOptions) -> TransformerRun:
     from blockvid.flow import ChunkSchedule
-    from blockvid.recipes.storybook import OPENINGS, Windows
+    from blockvid.recipes.storybook import SIZES, Windows
     from blockvid.training.densities import continuing
 
-    for name, field, size in (("takes", "shards", 10), ("openings", "openings", OPENINGS)):
+    for name, size in {"skip": SIZES["takes"], **SIZES}.items():
         count = getattr(options, name)
         if count is not None:
             if count < size or count % size:
                 raise InputError(f"--{name} {count} is no multiple of {size}, by which they are made; use {10 * size}")
-            run = dataclasses.replace(run, **{field: count // size})
+            run = dataclasses.replace(run, **{name: count // size})
     run = dataclasses.replace(run, compile=options.compile)
     lessons = [dataclasses.replace(lesson, batch=lesson.batch * options.scale) for lesson in run.lessons]
     if options.schedule is not None:

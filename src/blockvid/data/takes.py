@@ -1,4 +1,4 @@
-"""The storybook's encoded takes as a training source, beside shards of real videos."""
+"""The storybook's encoded takes and snippets as training sources, beside shards of real videos."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from blockvid.model.text import MiniLMText, masked_mean
 from blockvid.storybook.corpus import Shards
 
 B = TypeVar("B")
-TENSORS = ("latents", "coverage", "tokens", "mask")
-"""What `Shards.read` must have read."""
 
 
 class TakeSource(Generic[B]):
@@ -70,19 +68,19 @@ class TakeSource(Generic[B]):
 
 
 class StillSource(Generic[B]):
-    """Single latent frames of encoded takes as videos of one frame, with the prompts of their chunks."""
+    """Single latent frames of encoded snippets as videos of one frame, each with its prompt."""
 
-    def __init__(self, takes: Shards, geometry: Geometry, batch: int, make: MakeBatch[B], subject: float = 0.0) -> None:
-        """`batch` stills a step, each of another take while there are enough; `subject` as of `TakeSource`."""
-        self.takes, self.geometry, self.batch_size, self.make, self.subject = takes, geometry, batch, make, subject
+    def __init__(self, snippets: Shards, batch: int, make: MakeBatch[B], subject: float = 0.0) -> None:
+        """`batch` stills a step, each of another snippet while there are enough; `subject` as of `TakeSource`."""
+        self.snippets, self.batch_size, self.make, self.subject = snippets, batch, make, subject
 
     def batch(self, step: int) -> B:
         """A pure function of the step. Prompts are cut to the longest among them."""
-        tensors, count = self.takes.tensors, len(self.takes)
-        rows = self.takes.order(step).repeat(-(-self.batch_size // count))[: self.batch_size]
+        tensors, count = self.snippets.tensors, len(self.snippets)
+        rows = self.snippets.order(step).repeat(-(-self.batch_size // count))[: self.batch_size]
         chance = torch.Generator().manual_seed(step)
         moments = torch.randint(tensors["latents"].shape[2], (self.batch_size,), generator=chance)
-        chunks = (moments - 1).clamp(min=0) // self.geometry.chunk_frames
+        chunks = tensors["chunk"][rows, moments].long()
         mask = tensors["mask"][rows, chunks]
         longest = int(mask.sum(-1).max())
         tokens, mask = tensors["tokens"][rows, chunks, :longest].float(), mask[:, :longest]

@@ -12,7 +12,7 @@ import torch
 
 from blockvid.data.shards import Shards as VideoShards
 from blockvid.data.sources import ShardSource
-from blockvid.data.takes import TENSORS, TakeSource
+from blockvid.data.takes import TakeSource
 from blockvid.errors import InputError, at_least_one
 from blockvid.model.device import pick_device
 from blockvid.model.load import Models, describe_models, load_models
@@ -228,13 +228,13 @@ class PostTraining:
             )
         makes = EncodedTakes(models.geometry, models.folder / "vae")
         if world.rank == 0:
-            build(out / "takes", data.takes + 1, makes, min(data.takes + 1, os.cpu_count() or 1))
+            build(out / "takes", range(data.takes + 1), makes, min(data.takes + 1, os.cpu_count() or 1))
         world.agree(None)
         learned, left_out = (
-            TakeSource(Shards.read(out / "takes", TENSORS, part), models.geometry, data.chunks, batch, Batch, weight)
+            TakeSource(Shards.read(out / "takes", part), models.geometry, data.chunks, batch, Batch, weight)
             for part, batch, weight in (
-                (slice(data.takes), data.batch, SUBJECT_WEIGHT),
-                (slice(data.takes, data.takes + 1), min(data.batch, makes.takes), 0.0),
+                (range(data.takes), data.batch, SUBJECT_WEIGHT),
+                (range(data.takes, data.takes + 1), min(data.batch, makes.takes), 0.0),
             )
         )
         return learned, left_out

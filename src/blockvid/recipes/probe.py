@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from blockvid.geometry import Geometry
 from blockvid.model.device import pick_device
 from blockvid.recipes.storybook import GEOMETRY
-from blockvid.storybook.corpus import Shards, Snippets, build
+from blockvid.storybook.corpus import RENDERED, Shards, Snippets, build
 from blockvid.storybook.probe import APART, CLASSES, Probe, truth, window
 from blockvid.training.batch import Losses
 from blockvid.training.loop import Cadence, Loop, Plan
@@ -40,8 +40,8 @@ class ProbeRun:
     def __call__(self, out: Path, stop: Callable[[], bool] = lambda: False) -> None:
         """Run to the end or until `stop`; over an earlier `out` it continues."""
         snippets = Snippets(self.geometry)
-        build(out / "snippets", self.shards, snippets, self.workers)
-        data = Shards.read(out / "snippets", ("frames", "mask"))
+        build(out / "snippets", range(self.shards), snippets, self.workers)
+        data = Shards.read(out / "snippets", range(self.shards), RENDERED)
         moments = [moment for index in range(self.shards) for moment in snippets.moments(index)]
         world = World(pick_device(self.device))
         torch.manual_seed(0)

@@ -11,9 +11,9 @@ from typing import Literal
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
-from blockvid.data.takes import TENSORS, StillSource, TakeSource
+from blockvid.data.takes import StillSource, TakeSource
 from blockvid.errors import InputError
 from blockvid.geometry import Geometry
 from blockvid.model.device import pick_device
@@ -21,7 +21,17 @@ from blockvid.model.dit import BlockDiT
 from blockvid.model.load import Defaults, save_blockvid_json
 from blockvid.model.storybook_vae import StorybookVAE
 from blockvid.recipes.previews import ProbeLoss
-from blockvid.storybook.corpus import EncodedTakes, Shards, Snippets, build, to_unit
+from blockvid.storybook.corpus import (
+    RENDERED,
+    STILLS,
+    TENSORS,
+    EncodedSnippets,
+    EncodedTakes,
+    Shards,
+    Snippets,
+    build,
+    to_unit,
+)
 from blockvid.storybook.takes import CHUNK_SECONDS
 from blockvid.training.batch import Batch, Losses, Source
 from blockvid.training.densities import Shared
@@ -56,12 +66,12 @@ class AutoencoderRun:
     def __call__(self, out: Path, stop: Callable[[], bool] = lambda: False) -> None:
         """Run to the end or until `stop`; over an earlier `out` it continues."""
         snippets = Snippets(self.geometry)
-        build(out / "snippets", self.shards, snippets, self.workers)
+        build(out / "snippets", range(self.shards), snippets, self.workers)
         torch.manual_seed(0)
         world = World(pick_device(self.device))
         model = StorybookVAE(width=self.width, latent_width=self.latent_width)
         place({"model": model}, world, Sharding())
-        data = Shards.read(out / "snippets", ("frames", "mask"))
+        data = Shards.read(out / "snippets", range(self.shards), RENDERED)
 
         def losses(_step: int, index: int, generator: torch.Generator) -> Losses:
             rows = data.rows(index, self.batch)
@@ -90,15 +100,16 @@ def _reconstructions(vae: StorybookVAE, data: Shards, path: Path) -> None:
     Image.fromarray(torch.cat(rows).numpy().astype(np.uint8)).save(path)
 
 
-Corpus = Literal["takes", "openings"]
-"""Takes of 20 s, or the first chunks of many more: a rendered second teaches more names the shorter its take is."""
-OPENINGS = 40
-"""In a shard."""
+Corpus = Literal["takes", "openings", "stills"]
+"""Takes of 20 s, the first chunks of many more, or the autoencoder's snippets of 2 s, encoded: a rendered second teaches
+more names the shorter its take is."""
+SIZES: dict[Corpus, int] = {"takes": 10, "openings": 40, "stills": Snippets(GEOMETRY).clips}
+"""How many are in a shard."""
 
 
 @dataclass(frozen=True)
 class Stills:
-    """Single latent frames, each of another opening: what captions name."""
+    """Single latent frames, each of another snippet: what captions name."""
 
     batch: int = 128
     objective: FlowMatching = FlowMatching(Shared(), shift=3.0)  # a frame has an eighth of a chunk's redundancy
@@ -108,10 +119,10 @@ class Stills:
 
     @property
     def corpus(self) -> Corpus:
-        return "openings"
+        return "stills"
 
-    def source(self, takes: Shards, geometry: Geometry) -> Source:
-        return StillSource(takes, geometry, self.batch, Batch, SUBJECT_WEIGHT)
+    def source(self, learned: Shards, _geometry: Geometry) -> Source:
+        return StillSource(learned, self.batch, Batch, SUBJECT_WEIGHT)
 
     def frames(self, _geometry: Geometry) -> int:
         """Latent frames of a step."""
@@ -133,8 +144,8 @@ class Windows:
     def corpus(self) -> Corpus:
         return "takes" if self.chunks > 1 else "openings"
 
-    def source(self, takes: Shards, geometry: Geometry) -> Source:
-        return TakeSource(takes, geometry, self.chunks, self.batch, Batch, SUBJECT_WEIGHT)
+    def source(self, learned: Shards, geometry: Geometry) -> Source:
+        return TakeSource(learned, geometry, self.chunks, self.batch, Batch, SUBJECT_WEIGHT)
 
     def frames(self, geometry: Geometry) -> int:
         """Latent frames of a step, image latents not counted."""
@@ -155,10 +166,12 @@ class TransformerRun:
     """Of its folder in `out`: checkpoints and log."""
     lessons: tuple[Stills | Windows, ...]
     geometry: Geometry = GEOMETRY
-    shards: int = 100
-    """Of ten takes."""
-    openings: int = 250
-    """Shards of them."""
+    takes: int = 100
+    """Shards of them, as of the following."""
+    openings: int = 150
+    stills: int = 560
+    skip: int = 0
+    """The first shards of takes, left out: what the weights to begin with have learned."""
     heads: int = 4
     head_dim: int = 64
     layers: int = 8
@@ -199,19 +212,24 @@ class TransformerRun:
 
     def _corpora(self, out: Path) -> tuple[dict[Corpus, Shards], dict[Corpus, Shards]]:
         """What is learned from, and the shard after it, of every corpus that a lesson reads; made where missing."""
-        vae = out / "vae"
-        makes: dict[Corpus, tuple[int, EncodedTakes]] = {
-            "takes": (self.shards, EncodedTakes(self.geometry, vae)),
-            "openings": (self.openings, EncodedTakes(self.geometry, vae, OPENINGS, round(CHUNK_SECONDS), 2_000_000)),
+        g, vae = self.geometry, out / "vae"
+        takes = EncodedTakes(g, vae, SIZES["takes"])
+        openings = EncodedTakes(g, vae, SIZES["openings"], round(CHUNK_SECONDS), 2_000_000)
+        stills = EncodedSnippets(Snippets(g, SIZES["stills"]), out / "snippets", vae)
+        makes: dict[Corpus, tuple[range, Callable[[int], dict[str, Tensor]], tuple[str, ...]]] = {
+            "takes": (range(self.skip, self.skip + self.takes), takes, TENSORS),
+            "openings": (range(self.openings), openings, TENSORS),
+            "stills": (range(self.stills), stills, STILLS),
         }
         read = {lesson.corpus for lesson in self.lessons}
         learned, unseen = {}, {}
-        for corpus, (shards, make) in makes.items():
+        for corpus, (numbers, make, names) in makes.items():
             if corpus not in read:
                 continue
-            build(out / corpus, shards + 1, make, self.workers)
-            learned[corpus] = Shards.read(out / corpus, TENSORS, slice(shards))
-            unseen[corpus] = Shards.read(out / corpus, TENSORS, slice(shards, shards + 1))
+            after = range(numbers.stop, numbers.stop + 1)
+            build(out / corpus, range(numbers.start, after.stop), make, self.workers)
+            learned[corpus] = Shards.read(out / corpus, numbers, names)
+            unseen[corpus] = Shards.read(out / corpus, after, names)
         return learned, unseen
 
     def _look(self, lesson: Stills | Windows, unseen: Shards, world: World, folder: Path) -> ProbeLoss:

@@ -24,23 +24,30 @@ from blockvid.geometry import Geometry
 from blockvid.model.storybook_vae import StorybookVAE
 from blockvid.model.text import MiniLMText
 from blockvid.storybook.captions import captions
+from blockvid.storybook.takes import CHUNK_SECONDS
 from blockvid.storybook.world import Take, render, sample_take
 
 log = logging.getLogger(__name__)
 
 TAKE_SECONDS = 20
+RENDERED = ("frames", "mask")
+"""What a shard of snippets holds."""
+TENSORS = ("latents", "coverage", "tokens", "mask")
+"""What a shard of encoded takes holds."""
+STILLS = (*TENSORS, "chunk")
+"""What a shard of encoded snippets holds."""
 
 
-def build(folder: Path, shards: int, make: Callable[[int], dict[str, Tensor]], workers: int = 2) -> None:
-    """Write the shards that `folder` lacks, `workers` processes at a time; progress goes to the log."""
+def build(folder: Path, numbers: range, make: Callable[[int], dict[str, Tensor]], workers: int = 2) -> None:
+    """Write those of the shards `numbers` that `folder` lacks, `workers` processes at a time; progress goes to the log."""
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [index for index in range(shards) if not _path(folder, index).exists()]
+    missing = [index for index in numbers if not _path(folder, index).exists()]
     began = time.perf_counter()
     context = multiprocessing.get_context("spawn")
     with context.Pool(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for done, _ in enumerate(pool.imap_unordered(_Writer(folder, make), missing), start=1):
             left = (time.perf_counter() - began) / done * (len(missing) - done)
-            log.info("shard %d of %d, %.0f min left", shards - len(missing) + done, shards, left / 60)
+            log.info("%s: shard %d of %d, %.0f min left", folder.name, done, len(missing), left / 60)
 
 
 def _path(folder: Path, index: int) -> Path:
@@ -85,6 +92,42 @@ class Snippets:
 
 
 @dataclass(frozen=True)
+class EncodedSnippets:
+    """Shards of snippets as latents that stand alone, each with the prompt of its moment.
+
+    Their first latent, an image's, is left out: a video has one.
+    """
+
+    snippets: Snippets
+    rendered: Path
+    """A folder of shards of `snippets`; one that is not there is rendered, and not kept."""
+    autoencoder: Path
+
+    def __call__(self, index: int) -> dict[str, Tensor]:
+        """latents f16 (clips c f h w), coverage f16 (clips f h w), of shard `index`, and the prompts of each clip.
+
+        tokens f16 (clips 2 l d) and mask (clips 2 l) are of two chunks; `chunk` uint8 (clips f) is which of them shows.
+        """
+        shown = _path(self.rendered, index)
+        clips = load_file(shown) if shown.exists() else self.snippets(index)
+        vae, embed = StorybookVAE.from_pretrained(self.autoencoder).eval(), MiniLMText()
+        per = round(CHUNK_SECONDS * self.snippets.geometry.fps)
+        rows: dict[str, list[Tensor]] = {name: [] for name in STILLS}
+        for number, (take, first) in enumerate(self.snippets.moments(index)):
+            latents = encode_clip(vae, clips["frames"][number])[:, 1:]
+            # A latent frame shows four frames; the second of them says which chunk it is of.
+            chunks = (first + 4 * torch.arange(latents.shape[1]) + 1) // per
+            told = captions(take)[int(chunks[0]) :][:2]
+            prompt = embed([told[0], told[-1]])
+            rows["latents"].append(latents.half())
+            rows["coverage"].append(coverage(clips["mask"][number])[1:].half())
+            rows["tokens"].append(prompt.tokens.half())
+            rows["mask"].append(prompt.mask)
+            rows["chunk"].append((chunks - chunks[0]).byte())
+        return {name: torch.stack(values) for name, values in rows.items()}
+
+
+@dataclass(frozen=True)
 class EncodedTakes:
     """Shards of takes from their beginning on, as latents, prompt states and subject weight."""
 
@@ -100,7 +143,7 @@ class EncodedTakes:
         g = self.geometry
         vae = StorybookVAE.from_pretrained(self.autoencoder).eval()
         embed = MiniLMText()
-        rows: dict[str, list[Tensor]] = {"latents": [], "coverage": [], "tokens": [], "mask": []}
+        rows: dict[str, list[Tensor]] = {name: [] for name in TENSORS}
         for number in range(self.takes):
             take = sample_take(self.first + index * self.takes + number, seconds=self.seconds, split="train")
             clip = render(take, width=g.width, height=g.height, fps=g.fps, start=0, stop=int(self.seconds * g.fps) + 1)
@@ -113,7 +156,7 @@ class EncodedTakes:
 
 
 @torch.no_grad()
-def encode_clip(vae: StorybookVAE, frames: UInt8[Tensor, "t h w 3"]) -> Float[Tensor, "c f h w"]:
+def encode_clip(vae: StorybookVAE, frames: UInt8[Tensor, "t h w 3"]) -> Float[Tensor, "c f y x"]:
     """Latents of a whole clip of 1 + 4k frames, encoded in pieces of bounded memory."""
     memory, out = None, []
     for piece in (frames[:1], *frames[1:].split(32)):
@@ -140,9 +183,9 @@ class Shards:
     tensors: dict[str, Tensor]
 
     @classmethod
-    def read(cls, folder: Path, names: tuple[str, ...], which: slice = slice(None)) -> Shards:
-        """Concatenate the named tensors of `which` shards in order."""
-        parts = [load_file(path) for path in sorted(folder.glob("*.safetensors"))[which]]
+    def read(cls, folder: Path, numbers: range, names: tuple[str, ...] = TENSORS) -> Shards:
+        """Concatenate the named tensors of the shards `numbers`, in order."""
+        parts = [load_file(_path(folder, index)) for index in numbers]
         return cls({name: torch.cat([part[name] for part in parts]) for name in names})
 
     def __len__(self) -> int:
