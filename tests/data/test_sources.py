@@ -151,7 +151,7 @@ def test_takes_are_shared_by_ranks(takes: corpus.Shards):
 
 @pytest.mark.parametrize("stills", [1, 3, 13])
 def test_a_still_is_a_moment_of_a_snippet_with_the_prompt_of_its_chunk(stills: int):
-    """Snippets whose latents say which snippet and moment they are of, and whose prompts say which snippet and chunk."""
+    """Snippets whose latents say which snippet and moment they are of, and whose prompts which snippet and chunk."""
     snippet, moment, chunk = torch.arange(6).half(), torch.arange(4).half(), torch.arange(2).half()
     said = (snippet[:, None] * 100 + chunk)[..., None, None]
     of = torch.tensor([[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 1], [0, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 1]])

@@ -44,12 +44,13 @@ class StorybookOptions:
     takes: Annotated[int | None, default("the recipe's", "N")] = None
     """Rendered takes of 20 s that windows of chunks are learned from, a multiple of 10; storybook_base."""
     skip: Annotated[int | None, default("none", "N")] = None
-    """Leave out the first N takes, a multiple of 10: those that the weights to begin with have learned; storybook_base."""
+    """Takes to leave out, the first ones, which the weights to begin with have learned: a multiple of 10;
+    storybook_base."""
     openings: Annotated[int | None, default("the recipe's", "N")] = None
     """Further takes, of 4 s, that single chunks are learned from, a multiple of 40; storybook_base."""
     stills: Annotated[int | None, default("the recipe's", "N")] = None
-    """Snippets of 2 s that stills are learned from, a multiple of 16; storybook_stills and storybook_base. Those that the
-    autoencoder or the probe learned from, in the same folder, are not rendered again."""
+    """Snippets of 2 s that stills are learned from, a multiple of 16; storybook_stills and storybook_base. What the
+    autoencoder or the probe learned from, in the same folder, is not rendered again."""
     scale: int = 1
     """Samples of a step, times the recipe's, which are sized for two CPU cores."""
     peak: float = 1.0

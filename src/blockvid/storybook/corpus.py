@@ -39,7 +39,7 @@ STILLS = (*TENSORS, "chunk")
 
 
 def build(folder: Path, numbers: range, make: Callable[[int], dict[str, Tensor]], workers: int = 2) -> None:
-    """Write those of the shards `numbers` that `folder` lacks, `workers` processes at a time; progress goes to the log."""
+    """Write the shards `numbers` that `folder` lacks, `workers` processes at a time; progress goes to the log."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = [index for index in numbers if not _path(folder, index).exists()]
     began = time.perf_counter()
