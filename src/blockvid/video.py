@@ -239,8 +239,8 @@ class GrowingVideo:
     """An mp4 that is a complete, playable file after every chunk, and after a kill at any instant.
 
     Each chunk is encoded once, by an encoder of its own, into ``segments/00007.mp4`` (one closed GOP, no B-frames);
-    ``path`` is then rebuilt from all segments by stream copy and replaced in one step. The bytes therefore do not
-    depend on how many processes the run took. A segment that exists is whole.
+    ``path`` is then rebuilt from all segments by stream copy and replaced in one step. What it shows therefore
+    does not depend on how many processes the run took. A segment that exists is whole.
     """
 
     def __init__(self, path: Path, segments: Path, fps: float, width: int, height: int, crf: int = 17) -> None:
