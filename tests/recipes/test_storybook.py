@@ -11,12 +11,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from blockvid.errors import InputError
 from blockvid.geometry import Geometry
 from blockvid.model.dit import BlockDiT
 from blockvid.model.storybook_vae import StorybookVAE
-from blockvid.recipes.storybook import Corpus, Stills, TransformerRun, Windows
+from blockvid.recipes.storybook import AutoencoderRun, Corpus, Stills, TransformerRun, Windows
 from blockvid.storybook.corpus import Shards
 from blockvid.training.loop import Plan
+from blockvid.training.objectives import Reconstruction
 from blockvid.training.sharding import ALONE
 
 GEOMETRY = Geometry(width=16, height=16, fps=8, chunk_frames=8)
@@ -101,3 +103,24 @@ def test_the_shard_after_those_learned_from_is_looked_at_and_not_learned(tmp_pat
     assert losses[0] == losses[1]
     assert [look["step"] for look in looks] == [200, 200] and all(look["unseen"] for look in looks)
     assert looks[0]["loss"] != looks[1]["loss"]
+
+
+def test_the_decoder_learns_alone_and_latents_stay_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "snippets").mkdir()
+    clips = {
+        "frames": torch.randint(256, (8, 17, 16, 16, 3), dtype=torch.uint8),
+        "mask": torch.ones(8, 17, 16, 16, dtype=torch.uint8),
+    }
+    save_file(clips, tmp_path / "snippets" / "00000.safetensors")
+    objective = Reconstruction(momentum=0.0)
+    run = AutoencoderRun(Plan(2, ema=0.0), "decoder", GEOMETRY, shards=1, objective=objective, workers=1)
+    with pytest.raises(InputError, match=r"vae is missing; run `blockvid train storybook_autoencoder"):
+        run(tmp_path)
+    before = StorybookVAE(width=32, latent_width=32)
+    before.save_pretrained(tmp_path / "vae")
+    run(tmp_path)
+    after = StorybookVAE.from_pretrained(tmp_path / "vae")
+    clip = torch.randn(1, 3, 5, 16, 16)
+    assert torch.equal(before.encode(clip)[0], after.encode(clip)[0])
+    latents = torch.randn(1, 16, 2, 2, 2)
+    assert not torch.equal(before.decode(latents)[0], after.decode(latents)[0])

@@ -51,9 +51,13 @@ SUBJECT_WEIGHT = 6.0
 
 @dataclass(frozen=True)
 class AutoencoderRun:
-    """Trains a `StorybookVAE` on rendered snippets; writes `out/vae`."""
+    """Trains a `StorybookVAE` on rendered snippets; writes `out/vae`.
+
+    Or its decoder alone, from `out/vae`: latents stay as they are, and what a transformer has learned of them holds.
+    """
 
     plan: Plan
+    part: Literal["autoencoder", "decoder"] = "autoencoder"
     geometry: Geometry = GEOMETRY
     shards: int = 280
     batch: int = 4
@@ -65,11 +69,10 @@ class AutoencoderRun:
 
     def __call__(self, out: Path, stop: Callable[[], bool] = lambda: False) -> None:
         """Run to the end or until `stop`; over an earlier `out` it continues."""
+        world = World(pick_device(self.device))
+        model = self.model(out)
         snippets = Snippets(self.geometry)
         build(out / "snippets", range(self.shards), snippets, self.workers)
-        torch.manual_seed(0)
-        world = World(pick_device(self.device))
-        model = StorybookVAE(width=self.width, latent_width=self.latent_width)
         place({"model": model}, world, Sharding())
         data = Shards.read(out / "snippets", range(self.shards), RENDERED)
 
@@ -85,8 +88,25 @@ class AutoencoderRun:
             average.save_pretrained(out / "vae")
             _reconstructions(average, data, out / "reconstructions.png")
 
-        loop = Loop({"model": model}, losses, self.plan, out / "autoencoder", world, cadence=Cadence(save=250))
+        loop = Loop({"model": model}, losses, self.plan, out / self.part, world, cadence=Cadence(save=250))
         loop.run(on_save=export, stop=stop)
+
+    def model(self, out: Path) -> StorybookVAE:
+        """What is trained; where that is the decoder, the encoder of `out/vae`, frozen, comes with it."""
+        if self.part == "autoencoder":
+            torch.manual_seed(0)
+            return StorybookVAE(width=self.width, latent_width=self.latent_width)
+        model = StorybookVAE.from_pretrained(autoencoder_of(out)).float().train()
+        for part in (model.frame_in, model.frame_encoder, model.group_in, model.encoder, model.to_latent):
+            part.requires_grad_(False)
+        return model
+
+
+def autoencoder_of(out: Path) -> Path:
+    """The trained autoencoder's folder in a run's. Raises InputError if there is none."""
+    if not (out / "vae").exists():
+        raise InputError(f"{out / 'vae'} is missing; run `blockvid train storybook_autoencoder --out {out}` first")
+    return out / "vae"
 
 
 @torch.no_grad()
@@ -184,8 +204,7 @@ class TransformerRun:
 
         It begins with the weights of `out/transformer` where there are some.
         """
-        if not (out / "vae").exists():
-            raise InputError(f"{out / 'vae'} is missing; run `blockvid train storybook_autoencoder --out {out}` first")
+        autoencoder_of(out)
         learned, unseen = self._corpora(out)
         world = World(pick_device(self.device))
         torch.manual_seed(0)
@@ -274,6 +293,14 @@ def storybook_autoencoder() -> AutoencoderRun:
     adam = AdamW(lr=2e-3, weight_decay=0.0, betas=(0.9, 0.98))
     plan = Plan(1500, optimiser=adam, rate=WarmHoldFall(fall=0.4), ema=0.995, precision="bfloat16")
     return AutoencoderRun(plan, workers=os.cpu_count() or 1)
+
+
+def storybook_decoder() -> AutoencoderRun:
+    """The decoder of a trained autoencoder, further: at any time, for latents stay as they are."""
+    adam = AdamW(lr=1e-3, weight_decay=0.0, betas=(0.9, 0.98))
+    plan = Plan(3000, optimiser=adam, rate=WarmHoldFall(fall=0.8), ema=0.995, precision="bfloat16")
+    objective = Reconstruction(noise=0.1, momentum=0.0)
+    return AutoencoderRun(plan, "decoder", shards=560, objective=objective, workers=os.cpu_count() or 1)
 
 
 def storybook_stills() -> TransformerRun:
