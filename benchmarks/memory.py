@@ -39,6 +39,7 @@ from memory_shape import (
     shape_run,
 )
 from torch import Tensor
+from tyro.extras import literal_type_from_choices
 
 from blockvid.attention.attend import Cached, Recording
 from blockvid.attention.attend import Full as Everything
@@ -56,6 +57,7 @@ from blockvid.attention.policies import (
 from blockvid.attention.rope import grid_positions
 from blockvid.attention.salience import Salience
 from blockvid.attention.storage import Packed, Storage
+from blockvid.evaluation.statistics import Bootstrap
 from blockvid.flow import noised
 from blockvid.model.dit import TextContext
 from blockvid.model.load import Models
@@ -88,6 +90,7 @@ CASES: dict[str, tuple[KeyValuePolicy, Storage]] = {
     "Semantic(2, 2), tau 0.98, host": (SEMANTIC, Storage(place="host")),
     "Full": (Full(), Storage()),
 }
+Policy = literal_type_from_choices(CASES)
 LEVELS = (0.2, 0.5, 0.8, 0.95)
 PAST = 4  # chunks that the fifth one sees
 PAPER = (0.97, 0.98)
@@ -111,7 +114,7 @@ class Benchmark:
     """Those of the paper are always among them."""
     only: tuple[Part, ...] = PARTS
     """Parts to measure; the others are left out of the table."""
-    policies: tuple[str, ...] = tuple(CASES)
+    policies: tuple[Policy, ...] = tuple(CASES)
     """Rows of the first part, to take more turns of one of them; the first is the unit of the time column."""
     model: str = "storybook"
     out: Path = Path("benchmarks/memory.md")
@@ -462,9 +465,8 @@ def tau_run(model: str, taus: Sequence[float], clips: int) -> tuple[dict[str, di
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Mean, and both ends of its 95 % bootstrap interval."""
-    means = np.random.default_rng(0).choice(values, size=(2000, len(values))).mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(np.mean(values)), float(low), float(high)
+    found = Bootstrap()(np.array(values))
+    return found.value, found.low, found.high
 
 
 def point(row: dict[str, Any]) -> Point:

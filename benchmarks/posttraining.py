@@ -23,9 +23,11 @@ import numpy as np
 import torch
 import tyro
 from storybook_score import Score, made_by, say, score
+from tyro.extras import literal_type_from_choices
 
 from blockvid.evaluation.metric import Tier
 from blockvid.evaluation.results import value
+from blockvid.evaluation.statistics import Bootstrap
 from blockvid.pipeline import Pipeline, Settings
 from blockvid.recipes.posttraining import FEW_STEPS
 from storybook import LEVELS, TrueTake, chosen, held_out, measured, velocity_errors
@@ -44,6 +46,7 @@ ROWS: dict[str, str] = {
     "Ours, SiD": "--loss ours --adversary sid",
 }
 """What a row passes to the recipe; noise schedules are cosine where none is named."""
+Row = literal_type_from_choices(ROWS)
 MANY_STEPS = Settings(steps=10)
 SAMPLERS = {"10 steps, guided": MANY_STEPS, "4 steps": FEW_STEPS}
 
@@ -57,7 +60,7 @@ class Options:
     """Takes in a step, five chunks each."""
     ratio: int = 2
     """Of `blockvid train`: the student of a short run has to have its turn more often than every fifth time."""
-    only: tuple[str, ...] = tuple(ROWS)
+    only: tuple[Row, ...] = tuple(ROWS)
     """Rows."""
     clips: int = 20
     """Held-out takes for the velocity error."""
@@ -136,9 +139,8 @@ def judged(options: Options, name: str, model: str, sampler: str, folder: Path, 
 def change(found: Found, base: Found) -> str:
     """Mean difference to the shipped model's velocity error over levels, with its interval over the same takes."""
     differences = (found.errors - base.errors).mean(0)
-    drawn = np.random.default_rng(0).choice(differences, size=(2000, len(differences))).mean(1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return f"{differences.mean():+.4f} [{low:+.4f}, {high:+.4f}]"
+    found = Bootstrap()(differences)
+    return f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
 
 
 def report(options: Options, founds: Sequence[Found], fingerprint: str) -> list[str]:

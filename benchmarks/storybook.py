@@ -22,11 +22,13 @@ import torch
 import tyro
 from PIL import Image
 from storybook_score import QUESTIONS, SETTINGS, Score, made_by, reconstructed, rendered, score
+from tyro.extras import literal_type_from_choices
 
 from blockvid.attention.attend import BlockCausal
 from blockvid.attention.rope import grid_positions
 from blockvid.evaluation.metric import Tier
 from blockvid.evaluation.results import value
+from blockvid.evaluation.statistics import Bootstrap
 from blockvid.flow import noised, velocity
 from blockvid.model.dit import TextContext
 from blockvid.model.load import STORYBOOK, Models
@@ -38,6 +40,7 @@ from blockvid.storybook.probe import Probe
 from blockvid.storybook.world import Take, render, sample_take
 from blockvid.video import read_frames
 
+Way = literal_type_from_choices(SETTINGS)
 LEVELS = (0.2, 0.5, 0.8, 0.95)
 
 
@@ -52,7 +55,7 @@ class Options:
     """Held-out clips for the autoencoder and for the velocity error."""
     boards: int = 20
     """How many of the twenty; fewer take them evenly from the three kinds."""
-    settings: tuple[str, ...] = ("window",)
+    settings: tuple[Way, ...] = ("window",)
     """Ways to generate, of `storybook_score.SETTINGS`; about eight minutes each on two cores."""
     probe: Path = STORYBOOK / "probe"
     """What `blockvid train storybook_probe` made; without it nothing is read, and there are no accuracies."""
@@ -64,10 +67,8 @@ class Options:
 
 def interval(values: list[float]) -> str:
     """Mean and 95 % bootstrap interval over clips."""
-    rng = np.random.default_rng(0)
-    means = rng.choice(values, size=(2000, len(values))).mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return f"{np.mean(values):.3f} [{low:.3f}, {high:.3f}]"
+    found = Bootstrap()(np.array(values))
+    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
 def clip_of(models: Models, take: Take, frames: int) -> torch.Tensor:

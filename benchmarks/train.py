@@ -25,6 +25,7 @@ import tyro
 from generate_tasks import environment
 from rich.console import Console
 from train_tasks import SIMILAR, WAN, WARM
+from tyro.extras import literal_type_from_choices
 
 from blockvid.model.dit import BlockDiT
 from blockvid.training.cost import memory
@@ -56,6 +57,7 @@ CASES = (
     Case("2 ranks, sharded", dp_shard=2),
     Case("2 ranks, sequence parallel", sp=2),
 )
+Name = literal_type_from_choices([case.name for case in CASES])
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Options:
     """Steps that count, after three that do not."""
     rounds: int = 1
     """Turns of each case; the median is shown."""
-    only: tuple[str, ...] = tuple(case.name for case in CASES)
+    only: tuple[Name, ...] = tuple(case.name for case in CASES)
     reading: bool = True
     """Also measure how fast shards are read."""
     out: Path = Path("benchmarks/train.md")
