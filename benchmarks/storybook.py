@@ -153,6 +153,13 @@ def measured(of: Score, key: str) -> str:
     return f"{value(mean.value):.3g} [{value(mean.low):.3g}, {value(mean.high):.3g}]"
 
 
+def contrast(of: Score, quantity: str) -> str:
+    """How far the last 15 % of a board score from its first 15 %, whichever is higher, as a mean over the boards."""
+    drifts = [video.drift[quantity].robust.end_minus_start for video in of.results.videos]
+    found = Bootstrap()(np.abs([value(drift) for drift in drifts]))
+    return f"{found.value:.3g} [{found.low:.3g}, {found.high:.3g}]"
+
+
 def table(scores: dict[str, Score]) -> list[str]:
     """Measures down, ways to make the videos across."""
     first = next(iter(scores.values()))
@@ -162,10 +169,13 @@ def table(scores: dict[str, Score]) -> list[str]:
         early, late = slice(0, 4), slice(-4, None)
         rows.append((f"{q}, chunks 0 to 3", [accuracy(s, q, early) for s in scores.values()]))
         rows.append((f"{q}, chunks 11 to 14", [accuracy(s, q, late) for s in scores.values()]))
-    for name in ("boundary_jump", "dynamic_degree"):
+    for name in ("boundary_jump", "dynamic_degree", "motion_energy", "clarity"):
         keys = [metric.key for metric in first.results.metrics if metric.name == name]
         rows += [(key, [measured(s, key) for s in scores.values()]) for key in keys]
-    rows += [(f"VDE, {q.key}", [measured(s, q.key) for s in scores.values()]) for q in first.results.quantities]
+    for q in first.results.quantities:
+        rows.append((f"VDE, {q.key}", [measured(s, q.key) for s in scores.values()]))
+    for q in first.results.quantities:
+        rows.append((f"start-end contrast, {q.metric}", [contrast(s, q.key) for s in scores.values()]))
     lines = [f"| {name} | " + " | ".join(values) + " |" for name, values in rows]
     return ["| measure | " + " | ".join(scores) + " |", "|---" * (len(scores) + 1) + "|", *lines]
 
