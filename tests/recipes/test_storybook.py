@@ -101,8 +101,8 @@ def test_the_shard_after_those_learned_from_is_looked_at_and_not_learned(tmp_pat
         looks += [json.loads(line) for line in (folder / "run" / "unseen-stills.jsonl").read_text().splitlines()]
         assert not (folder / "run" / "unseen-windows.jsonl").exists()
     assert losses[0] == losses[1]
-    assert [look["step"] for look in looks] == [200, 200] and all(look["unseen"] for look in looks)
-    assert looks[0]["loss"] != looks[1]["loss"]
+    assert [look["step"] for look in looks] == [0, 200, 0, 200] and all(look["unseen"] for look in looks)
+    assert looks[0]["loss"] != looks[2]["loss"] and looks[1]["loss"] != looks[3]["loss"]
 
 
 def test_the_decoder_learns_alone_and_latents_stay_as_they_are(tmp_path: Path) -> None:

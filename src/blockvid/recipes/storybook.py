@@ -178,7 +178,7 @@ class TransformerRun:
 
     Long windows alone hardly teach what captions name: a step shows few subjects, and its later chunks copy them from
     earlier ones. And few takes are learned by heart (docs/log.md), so the loss on a shard of each corpus that is not
-    learned from is written with every checkpoint, to `out/name/unseen-*.jsonl`.
+    learned from is written at the start and with every checkpoint, to `out/name/unseen-*.jsonl`.
     """
 
     plan: Plan
@@ -227,6 +227,8 @@ class TransformerRun:
 
         cadence, losses = Cadence(save=200, preview=200), self._losses(learned, networks, world)
         loop = Loop(networks, losses, self.plan, out / self.name, world, cadence=cadence)
+        if loop.step == 0:
+            looked(0, model)
         loop.run(on_save=export, preview=looked, stop=stop)
 
     def _corpora(self, out: Path) -> tuple[dict[Corpus, Shards], dict[Corpus, Shards]]:
