@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -20,7 +21,11 @@ def main(run: Path) -> None:
         if not (run / part).exists():
             continue
         (STORYBOOK / part).mkdir(parents=True, exist_ok=True)
-        shutil.copy(run / part / "config.json", STORYBOOK / part)
+        config = json.loads((run / part / "config.json").read_text(encoding="utf-8"))
+        config.pop("_name_or_path", None)  # a path of the machine that trained it
+        (STORYBOOK / part / "config.json").write_text(
+            json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+        )
         tensors = load_file(run / part / WEIGHTS)
         halved = {name: tensor.to(torch.float16).contiguous() for name, tensor in tensors.items()}
         save_file(halved, STORYBOOK / part / WEIGHTS, metadata={"format": "pt"})
