@@ -14,6 +14,7 @@ from __future__ import annotations
 import datetime
 import platform
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from blockvid.attention.attend import BlockCausal
 from blockvid.attention.rope import grid_positions
 from blockvid.evaluation.metric import Tier
 from blockvid.evaluation.results import value
-from blockvid.evaluation.statistics import Bootstrap
+from blockvid.evaluation.statistics import Bootstrap, Estimate
 from blockvid.flow import noised, velocity
 from blockvid.model.dit import TextContext
 from blockvid.model.load import STORYBOOK, Models
@@ -40,6 +41,8 @@ from blockvid.storybook.probe import Probe
 from blockvid.storybook.world import Take, render, sample_take
 from blockvid.video import read_frames
 
+CHUNKS_OF = {"% of chunks": slice(None), "chunks 0 to 3": slice(0, 4), "chunks 11 to 14": slice(-4, None)}
+METRICS = ("boundary_jump", "dynamic_degree", "motion_energy", "clarity")
 Way = literal_type_from_choices(SETTINGS)
 LEVELS = (0.2, 0.5, 0.8, 0.95)
 
@@ -57,6 +60,8 @@ class Options:
     """How many of the twenty; fewer take them evenly from the three kinds."""
     settings: tuple[Way, ...] = ("window",)
     """Ways to generate, of `storybook_score.SETTINGS`; about eight minutes each on two cores."""
+    against: str | None = None
+    """Other weights, to be compared with board by board, under the first of the settings."""
     probe: Path = STORYBOOK / "probe"
     """What `blockvid train storybook_probe` made; without it nothing is read, and there are no accuracies."""
     tier: Tier = "light"
@@ -137,20 +142,48 @@ def chosen(count: int) -> list[Board]:
     return [every[round(i * len(every) / count)] for i in range(count)]
 
 
+def over_boards(statistic: Callable[[np.ndarray], float], count: int) -> Estimate:
+    """`statistic` of the rows of all boards, and its 95 % bootstrap interval over boards."""
+    drawn = np.random.default_rng(0).integers(count, size=(2000, count))
+    low, high = np.quantile([statistic(rows) for rows in drawn], [0.025, 0.975])
+    return Estimate(statistic(np.arange(count)), float(low), float(high))
+
+
+def share(found: np.ndarray, rows: np.ndarray) -> float:
+    """Right of asked in percent, over those boards."""
+    right, asked = found[rows].sum(0)
+    return float(100 * right / max(asked, 1))
+
+
 def accuracy(of: Score, question: str, chunks: slice = slice(None)) -> str:
     """Share of right chunks in percent, with a 95 % bootstrap interval over boards."""
     found = of.accuracies(question, chunks)
-    rng = np.random.default_rng(0)
-    drawn = found[rng.integers(len(found), size=(2000, len(found)))].sum(1)
-    shares = 100 * drawn[:, 0] / np.maximum(drawn[:, 1], 1)
-    low, high = np.quantile(shares, [0.025, 0.975])
-    return f"{100 * found[:, 0].sum() / max(found[:, 1].sum(), 1):.1f} [{low:.1f}, {high:.1f}]"
+    e = over_boards(lambda rows: share(found, rows), len(found))
+    return f"{e.value:.1f} [{e.low:.1f}, {e.high:.1f}]"
 
 
 def measured(of: Score, key: str) -> str:
     """The mean of a metric or a VDE over the boards, with its interval."""
     mean = of.results.summary[key].mean
     return f"{value(mean.value):.3g} [{value(mean.low):.3g}, {value(mean.high):.3g}]"
+
+
+def versus(base: Score, now: Score) -> list[str]:
+    """What other weights score on the same boards and seeds, and the paired difference to them."""
+    lines = ["| measure | other weights | these | difference |", "|---|---|---|---|"]
+    for question in (q for q in QUESTIONS if now.right.get(q)):
+        for name, chunks in CHUNKS_OF.items():
+            theirs, ours = (of.accuracies(question, chunks) for of in (base, now))
+            e = over_boards(lambda rows, a=theirs, b=ours: share(b, rows) - share(a, rows), len(ours))
+            both = f"{accuracy(base, question, chunks)} | {accuracy(now, question, chunks)}"
+            lines.append(f"| {question}, {name} | {both} | {e.value:+.1f} [{e.low:+.1f}, {e.high:+.1f}] |")
+    scored = [{video.name: video.scores for video in of.results.videos} for of in (base, now)]
+    for metric in (m for m in now.results.metrics if m.name in METRICS):
+        theirs, ours = (np.array([value(of[name][metric.key]) for name in sorted(scored[0])]) for of in scored)
+        e = Bootstrap()(ours - theirs)
+        both = f"{measured(base, metric.key)} | {measured(now, metric.key)}"
+        lines.append(f"| {metric.key} | {both} | {e.value:+.3g} [{e.low:+.3g}, {e.high:+.3g}] |")
+    return lines
 
 
 def contrast(of: Score, quantity: str) -> str:
@@ -164,12 +197,12 @@ def table(scores: dict[str, Score]) -> list[str]:
     """Measures down, ways to make the videos across."""
     first = next(iter(scores.values()))
     asked = [q for q in QUESTIONS if first.right.get(q)]
-    rows = [(f"{q}, % of chunks", [accuracy(s, q) for s in scores.values()]) for q in asked]
-    for q in asked:
-        early, late = slice(0, 4), slice(-4, None)
-        rows.append((f"{q}, chunks 0 to 3", [accuracy(s, q, early) for s in scores.values()]))
-        rows.append((f"{q}, chunks 11 to 14", [accuracy(s, q, late) for s in scores.values()]))
-    for name in ("boundary_jump", "dynamic_degree", "motion_energy", "clarity"):
+    rows = [
+        (f"{q}, {name}", [accuracy(s, q, chunks) for s in scores.values()])
+        for name, chunks in CHUNKS_OF.items()
+        for q in asked
+    ]
+    for name in METRICS:
         keys = [metric.key for metric in first.results.metrics if metric.name == name]
         rows += [(key, [measured(s, key) for s in scores.values()]) for key in keys]
     for q in first.results.quantities:
@@ -201,6 +234,13 @@ def main(options: Options) -> None:
     scores = {name: score(pipe, probe, told, make, videos / name, options.tier) for name, make in bounds.items()}
     for name in options.settings:
         scores[name] = score(pipe, probe, told, made_by(SETTINGS[name]), videos / name, options.tier)
+    compared = []
+    if options.against is not None:
+        other, way = Pipeline.from_pretrained(options.against), options.settings[0]
+        folder = options.videos / other.models.fingerprint[:12] / way
+        base = score(other, probe, told, made_by(SETTINGS[way]), folder, options.tier)
+        heading = f"Beside the weights {other.models.fingerprint[:12]}, under {way}, the same storyboards and seeds:"
+        compared = [heading, "", *versus(base, scores[way]), ""]
     for number, board in enumerate(told[: options.sheets]):
         sheet(board, videos / "renders", videos / options.settings[0], options.images / f"heldout-{number}.png")
     psnr, errors = (
@@ -219,6 +259,7 @@ def main(options: Options) -> None:
         "",
         *table(scores),
         "",
+        *compared,
         f"Means with 95 % bootstrap intervals over {options.clips} held-out clips:",
         "",
         "| measure | value |",

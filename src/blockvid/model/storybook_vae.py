@@ -93,6 +93,19 @@ class StorybookVAE(ModelMixin, ConfigMixin):
         self.register_buffer("latents_mean", torch.zeros(latent_channels))
         self.register_buffer("latents_std", torch.ones(latent_channels))
 
+    @torch.no_grad()
+    def become(self, other: StorybookVAE) -> None:
+        """Compute what `other` does, a network of the same widths with as many latent blocks or fewer.
+
+        Blocks that it lacks begin as identities, so that a trained autoencoder can grow.
+        """
+        for block in (*self.encoder, *self.decoder):
+            assert isinstance(block, CausalMix)
+            block.conv2.weight.zero_()
+            assert block.conv2.bias is not None
+            block.conv2.bias.zero_()
+        self.load_state_dict(self.state_dict() | other.state_dict())
+
     def encode(
         self, frames: Float[Tensor, "b 3 t h w"], past: Memory = None
     ) -> tuple[Float[Tensor, "b c f y x"], Memory]:

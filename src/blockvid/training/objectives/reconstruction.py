@@ -13,7 +13,9 @@ from blockvid.model.storybook_vae import StorybookVAE
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Autoencoding: absolute error of pixels and of their differences, through latents disturbed by `noise`.
+    """Autoencoding: errors of pixels, of their differences in space (`edges`) and in time (`motion`).
+
+    All absolute, beside the `squares` of pixels, and through latents disturbed by `noise`.
 
     Noise on normalised latents makes the code smooth and robust to a denoiser's small errors. The latent statistics
     that normalise are running estimates, updated here.
@@ -21,6 +23,7 @@ class Reconstruction:
 
     noise: float = 0.15
     edges: float = 1.0
+    motion: float = 0.0
     squares: float = 2.0
     momentum: float = 0.05
 
@@ -42,8 +45,9 @@ class Reconstruction:
         edges = (error.diff(dim=-1).abs() * scale[..., 1:]).mean() + (
             error.diff(dim=-2).abs() * scale[..., 1:, :]
         ).mean()
+        motion = (error.diff(dim=2).abs() * scale[:, :, 1:]).mean()
         return {
-            "loss": pixels + self.edges * edges + self.squares * squares,
+            "loss": pixels + self.edges * edges + self.motion * motion + self.squares * squares,
             "psnr": -10 * (error.square().mean() / 4).log10(),
         }
 
