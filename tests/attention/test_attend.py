@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +17,7 @@ from blockvid.attention.attend import (
     CleanThenNoisy,
     Full,
     Masked,
+    Recalling,
     Recording,
     Rowwise,
     _Explicit,
@@ -140,6 +144,26 @@ def test_rows_have_visibilities_of_their_own() -> None:
     assert (made - full(0, q, k, v))[[0, 2]].abs().max() > 1e-2
     with pytest.raises(ValueError, match="visibilities of 3 rows do not fit a batch of 2"):
         Rowwise([((2, 0), causal), ((1,), full)])(0, q[:2], k[:2], v[:2])
+
+
+def test_a_compiled_block_serves_every_plan() -> None:
+    q, k, v = random_qkv(6)
+    positions, graphs = grid_positions(3, 1, 2), list[torch.fx.GraphModule]()
+
+    def counting(graph: torch.fx.GraphModule, _inputs: list[Tensor]) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    def block(attend: Attend) -> Tensor:
+        return attend(0, q + 1, k, v) * 2
+
+    compiled, counts = torch.compile(block, backend=counting), []
+    for plan in ([(), (), ()], [(), ((0, "similar"),), ()], [(), (), ((0, "similar"), (1, "recent"))]):
+        one = Recalling(ROPE, positions, (2, 2, 2), plan)
+        for attend in (one, Rowwise([([1, 0], one)])):
+            assert torch.equal(compiled(attend), block(attend))
+        counts.append(len(graphs))
+    assert counts[0] == counts[-1] > 0
 
 
 def test_an_empty_context_is_bidirectional() -> None:

@@ -7,10 +7,10 @@ parity tests pass `Full` or `Masked`: one forward serves all of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import accumulate
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,8 @@ from torch import Tensor
 from blockvid.attention.cache import Context, MemoryWriter
 from blockvid.attention.policies import Recall
 from blockvid.attention.rope import Rope
+
+Call = TypeVar("Call", bound=Callable[..., Tensor])
 
 
 @runtime_checkable
@@ -141,6 +143,11 @@ class BlockCausal:
         )
 
 
+def _left_out(call: Call) -> Call:
+    """Of a compiled block's graph, which would else be compiled anew for every plan."""
+    return cast(Call, torch.compiler.disable(call))
+
+
 class Recalling:
     """A chunk sees itself and the chunks that `plan` gives it, at the compact positions they have in generation.
 
@@ -167,6 +174,7 @@ class Recalling:
                 seen.append((span, None if after == first[index] else rope.phases(moved)))
             self.chunks.append((slice(starts[chunk], stops[chunk]), seen[::-1]))
 
+    @_left_out
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # noqa: ARG002
         rotated = self.rope.rotate(k, self.phases)
         return self.read(self.rope.rotate(q, self.phases), (rotated, v), (k, rotated, v))
@@ -219,6 +227,7 @@ class Rowwise:
         self.groups = [(torch.tensor(rows), attend) for rows, attend in groups]
         self.order = torch.argsort(torch.cat([rows for rows, _ in self.groups]))
 
+    @_left_out
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if len(self.order) != len(q):
             raise ValueError(f"visibilities of {len(self.order)} rows do not fit a batch of {len(q)}")
