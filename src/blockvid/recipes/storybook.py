@@ -322,4 +322,4 @@ def storybook_base() -> TransformerRun:
     muon = MuonAdamW(lr=1e-3, matrix_lr=3e-3)
     plan = Plan(4000, optimiser=muon, rate=WarmHoldFall(fall=0.35), ema=0.99, precision="bfloat16")
     single = Windows(6, 1, FlowMatching(Shared()), "chunks")
-    return TransformerRun(plan, "base", (Windows(1, every=3), single, Stills(96)), workers=os.cpu_count() or 1)
+    return TransformerRun(plan, "base", (Windows(1), single, Stills(48)), workers=os.cpu_count() or 1)
