@@ -227,6 +227,7 @@ def sheet(board: Board, true: Path, made: Path, path: Path) -> None:
 def main(options: Options) -> None:
     """Measure and write the table."""
     pipe = Pipeline.from_pretrained(options.model)
+    other = Pipeline.from_pretrained(options.against) if options.against is not None else None
     probe = Probe.from_pretrained(options.probe).eval() if options.probe.exists() else None
     options.images.mkdir(parents=True, exist_ok=True)
     told, videos = chosen(options.boards), options.videos / pipe.models.fingerprint[:12]
@@ -235,8 +236,8 @@ def main(options: Options) -> None:
     for name in options.settings:
         scores[name] = score(pipe, probe, told, made_by(SETTINGS[name]), videos / name, options.tier)
     compared = []
-    if options.against is not None:
-        other, way = Pipeline.from_pretrained(options.against), options.settings[0]
+    if other is not None:
+        way = options.settings[0]
         folder = options.videos / other.models.fingerprint[:12] / way
         base = score(other, probe, told, made_by(SETTINGS[way]), folder, options.tier)
         heading = f"Beside the weights {other.models.fingerprint[:12]}, under {way}, the same storyboards and seeds:"

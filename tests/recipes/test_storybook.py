@@ -124,3 +124,13 @@ def test_the_decoder_learns_alone_and_latents_stay_as_they_are(tmp_path: Path) -
     assert torch.equal(before.encode(clip)[0], after.encode(clip)[0])
     latents = torch.randn(1, 16, 2, 2, 2)
     assert not torch.equal(before.decode(latents)[0], after.decode(latents)[0])
+
+
+def test_the_autoencoder_goes_on_from_a_smaller_one(tmp_path: Path) -> None:
+    before = StorybookVAE(width=32, latent_width=32, latent_blocks=1)
+    before.save_pretrained(tmp_path / "vae")
+    run = AutoencoderRun(Plan(2), geometry=GEOMETRY, width=32, latent_width=32, latent_blocks=2)
+    clip = torch.randn(1, 3, 5, 16, 16)
+    assert len(run.model(tmp_path).encoder) == 2
+    assert torch.equal(before.encode(clip)[0], run.model(tmp_path).encode(clip)[0])
+    assert not torch.equal(before.encode(clip)[0], run.model(tmp_path / "elsewhere").encode(clip)[0])
