@@ -206,6 +206,7 @@ REMEMBERED = {
     "semantic": replace(FAST, policy=Semantic(1, 1, THIN)),
     "semantic in 8 bits": replace(FAST, policy=Semantic(1, 1, THIN), storage=Storage(precision="int8")),
     "one layer chooses": replace(FAST, policy=Semantic(1, 1, replace(THIN, layer=1)), placement="absolute"),
+    "context noise": replace(FAST, context_noise=0.2),
     "warm start": replace(FAST, schedule=ChunkSchedule("cosine")),
     "shared noise": replace(FAST, policy=DynamicSparse(1, THIN), noise=BoundaryNoise("shared", "joint", 1)),
 }

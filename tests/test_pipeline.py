@@ -183,6 +183,8 @@ def test_every_step_is_told(pipe: Pipeline) -> None:
         ({"steps": 0}, "0 steps cannot remove the noise"),
         ({"steps": 5000}, "5000 steps are more than the 1000 levels"),
         ({"shift": 0.0}, "shift"),
+        ({"context_noise": -0.1}, "context noise -0.1 is outside 0 to 1"),
+        ({"context_noise": 1.0}, "context noise 1.0 is outside 0 to 1"),
         ({"shift": float("inf")}, "shift"),
         ({"seed": -1}, "seed -1 is outside 0 to"),
         ({"seed": 2**63}, "is outside 0 to"),

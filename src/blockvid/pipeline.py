@@ -26,7 +26,7 @@ from blockvid.model.dit import TextContext
 from blockvid.model.load import Models, load_models
 from blockvid.model.text import PromptEmbedding
 from blockvid.sampling.denoiser import Guided, VelocityDenoiser
-from blockvid.sampling.noise import BoundaryNoise, Start, chunk_seed
+from blockvid.sampling.noise import BoundaryNoise, ContextNoise, Start, chunk_seed
 from blockvid.sampling.plans import Chunkwise
 from blockvid.sampling.sampler import Condition, Progress, sample
 from blockvid.sampling.solvers import Euler, Renoise, Solver, UniPC
@@ -55,6 +55,8 @@ class Settings:
     noise: BoundaryNoise = field(default_factory=BoundaryNoise)
     schedule: ChunkSchedule | None = None
     """Warm start: chunk c begins at eps_c from the chunk before it, instead of from noise. None: from noise."""
+    context_noise: float | None = None
+    """Sigma at which a finished chunk is remembered: `ContextNoise`."""
     negative_prompt: str | None = None
     image: Path | None = None
     """First frame: the video starts from this picture (text + image to video)."""
@@ -68,6 +70,7 @@ class Settings:
             guidance=defaults.guidance if self.guidance is None else self.guidance,
             shift=defaults.shift if self.shift is None else self.shift,
             solver=self.solver or SOLVERS[defaults.solver],
+            context_noise=defaults.context_noise if self.context_noise is None else self.context_noise,
             negative_prompt=(storyboard.negative_prompt or defaults.negative_prompt)
             if self.negative_prompt is None
             else self.negative_prompt,
@@ -83,8 +86,9 @@ class Settings:
             raise InputError(f"seed {made.seed} is outside 0 to 2^63 - 1, as in a storyboard; use a number such as 0")
         if made.steps > 1000:
             raise InputError(f"{made.steps} steps are more than the 1000 levels a model tells apart; use 10 to 50")
-        assert made.solver is not None
+        assert made.solver is not None and made.context_noise is not None
         made.solver.grid(made.steps, made.shift)
+        ContextNoise(made.context_noise)
         salience, layers = made.policy.salience, len(models.dit.blocks)
         if salience is not None and salience.layer is not None and salience.layer >= layers:
             raise InputError(
@@ -252,13 +256,16 @@ class Take:
         rope, settings = self.models.dit.rope, self.settings
         attend = Cached(rope, self.cache.recall(index, chunk.start), positions)
         empty = ChunkMemory(index, chunk.start, chunk.frames, positions, ())
-        chance = torch.Generator().manual_seed(chunk_seed(settings.seed, index))
+        seed = chunk_seed(settings.seed, index)
+        chance = torch.Generator().manual_seed(seed)
         writer = MemoryWriter(empty, rope, chance, settings.policy.salience, settings.storage)
         rows = [index, len(self.chunks)] if self.guided else [index]
         mask = self.prompts.mask[rows, None] if self.models.text_mask else None
         text = TextContext(self.prompts.tokens[rows, None], (chunk.frames,), mask)
         denoiser = Guided(VelocityDenoiser(self.models.dit), self._scale(chunk))
-        return Condition(denoiser, text, attend, writer)
+        assert settings.context_noise is not None
+        context = ContextNoise(settings.context_noise, seed)
+        return Condition(denoiser, text, attend, writer, context)
 
     def commit(self, memory: ChunkMemory) -> None:
         """Remember a finished chunk."""

@@ -221,6 +221,13 @@ def test_a_schedule_without_levels_is_none_and_the_others_begin_warm(make: Make)
     assert warm == [True, False, False, False]
 
 
+def test_context_noise_reaches_later_chunks_alone(make: Make) -> None:
+    assert all(alike(make(replace(FAST, context_noise=0.0)), make(FAST)))
+    little, much = (make(replace(FAST, context_noise=level)) for level in (0.01, 0.5))
+    assert alike(little, make(FAST)) == alike(much, make(FAST)) == [True, False, False, False]
+    assert distances(little, make(FAST))[1] < distances(much, make(FAST))[1]
+
+
 # The trace
 
 

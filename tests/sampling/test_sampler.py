@@ -16,7 +16,7 @@ from blockvid.attention.cache import ChunkMemory, MemoryWriter
 from blockvid.attention.rope import Rope, grid_positions
 from blockvid.flow import over_frames, sigma_grid
 from blockvid.model.dit import TextContext
-from blockvid.sampling.noise import Start, base_noise
+from blockvid.sampling.noise import ContextNoise, Start, base_noise
 from blockvid.sampling.plans import Chunkwise, Commit, PlanProtocol, Step
 from blockvid.sampling.sampler import Condition, Finished, Progress, sample
 from blockvid.sampling.solvers import Euler, Solver, UniPC
@@ -71,6 +71,7 @@ class World:
 
     oracle: bool
     known: int = 0
+    context: ContextNoise = ContextNoise()
     calls: list[str] = field(default_factory=list)
     levels: list[Tensor] = field(default_factory=list)
     memory: list[tuple[int, Tensor]] = field(default_factory=list)
@@ -94,7 +95,7 @@ class World:
             return torch.sin(2 * x) * (1 - over_frames(sigma)) + 0.3 * x
 
         text = TextContext(torch.zeros(2, len(chunks), 1, 1), tuple(FRAMES[chunk] for chunk in chunks))
-        return Condition(denoise, text, attend_to_itself, writer(chunks[0]))
+        return Condition(denoise, text, attend_to_itself, writer(chunks[0]), self.context)
 
     def commit(self, memory: ChunkMemory) -> None:
         self.calls.append(f"commit {memory.index}")
@@ -176,6 +177,27 @@ def test_memory_is_written_from_the_finished_chunk(plan: PlanProtocol) -> None:
     assert [chunk for chunk, _ in world.memory] == [0, 1, 2, 3]
     for chunk, keys in world.memory:
         assert torch.equal(keys, rearrange(made[chunk], "b c f h w -> b (f h w) 1 c"))
+
+
+@every_plan
+def test_context_noise_is_in_memory_and_not_in_the_video(plan: PlanProtocol) -> None:
+    context = ContextNoise(0.25, seed=3)
+    world, clean = World(oracle=False, context=context), World(oracle=False)
+    made = videos(world.run(plan, UniPC(), range(4)))
+    assert all(torch.equal(made[c], latents) for c, latents in videos(clean.run(plan, UniPC(), range(4))).items())
+    for chunk, keys in world.memory:
+        noisy, sigma = context(made[chunk])
+        assert torch.equal(keys, rearrange(noisy, "b c f h w -> b (f h w) 1 c"))
+        assert torch.equal(sigma, torch.full((2, FRAMES[chunk]), 0.25))
+        eps = (noisy - 0.75 * made[chunk]) / 0.25
+        assert abs(float(eps.mean())) < 0.5 and 0.6 < float(eps.std()) < 1.4
+
+
+def test_context_noise_is_one_thing_for_one_seed() -> None:
+    x = torch.zeros(1, 2, 3, 4, 4)
+    assert torch.equal(ContextNoise(0.1, 1)(x)[0], ContextNoise(0.1, 1)(x)[0])
+    assert not torch.equal(ContextNoise(0.1, 1)(x)[0], ContextNoise(0.1, 2)(x)[0])
+    assert not torch.equal(ContextNoise(0.1, 1)(x)[0] / 0.1, base_noise(1, 0, x.shape))
 
 
 def test_a_chunk_is_in_memory_when_it_is_handed_out_and_no_later_one_was_begun() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from blockvid.errors import InputError
 from blockvid.recipes.probe import answered, varied
-from blockvid.storybook.boards import CHUNKS, SHARES, boards
+from blockvid.storybook.boards import CHUNKS, FIRST_SEED, SHARES, boards
 from blockvid.storybook.probe import CLASSES, NOBODY, Probe, truth, window
 from blockvid.storybook.scenes import HELD_OUT
 from blockvid.storybook.takes import Clock, Segment, make_take
@@ -86,8 +86,9 @@ def test_a_saved_probe_reads_as_before_and_only_its_own_cast(tmp_path: Path) -> 
         Probe(8, {"subject": ["nobody"]})
 
 
-def test_the_boards_are_unseen_pairs_and_say_what_their_kind_says() -> None:
-    made = boards()
+@pytest.mark.parametrize("seed", [FIRST_SEED, 800_000])
+def test_the_boards_are_unseen_pairs_and_say_what_their_kind_says(seed: int) -> None:
+    made = boards(seed)
     assert [board.kind for board in made] == [kind for kind, share in SHARES.items() for _ in range(share)]
     for board in made:
         takes = {take.seed: take for take, _ in board.told}
@@ -102,3 +103,10 @@ def test_the_boards_are_unseen_pairs_and_say_what_their_kind_says() -> None:
         for chunk, action in enumerate(actions):
             subject = board.expected(chunk)["subject"]
             assert subject == {"absent": NOBODY, "leave": None, "return": None}.get(action, first.subject)
+
+
+def test_other_seeds_give_other_boards() -> None:
+    assert boards() == boards(FIRST_SEED)
+    assert not {take.seed for board in boards() for take, _ in board.told} & {
+        take.seed for board in boards(800_000) for take, _ in board.told
+    }

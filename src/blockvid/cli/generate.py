@@ -118,6 +118,7 @@ class Generate:
             placement=self.memory.placement,
             noise=self.noise.boundary(),
             schedule=self.noise.levels(),
+            context_noise=self.noise.context_noise,
             negative_prompt=self.negative_prompt,
             image=self.image,
         )

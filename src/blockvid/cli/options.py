@@ -156,12 +156,15 @@ class Memory:
 
 @dataclass(frozen=True)
 class Noise:
-    """How the noise of neighbouring chunks is related (Eqs. 11 to 13)."""
+    """How the noise of neighbouring chunks is related (Eqs. 11 to 13), and noise in what they remember."""
 
     noise: Literal["independent", "shared"] = "independent"
     """Base noise: new for every chunk, or one for all of them."""
     shuffle: Literal["local", "joint", "freenoise"] = "local"
     """Shuffling at a chunk boundary: each side by itself, both together, or the later side copies the earlier."""
+    context_noise: Annotated[float | None, default("the model's", "LEVEL")] = None
+    """Level, from 0 to below 1, at which a finished chunk is remembered, so that later ones rely less on its details;
+    SkyReels-V2 advises 0.02. 0 is clean."""
     shuffle_window: Annotated[int, tyro.conf.arg(metavar="FRAMES")] = 0
     """Latent frames on each side of a boundary that are shuffled; 0 is no shuffling, 4 the paper's."""
     schedule: Annotated[

@@ -55,6 +55,7 @@ class Defaults:
     shift: float
     negative_prompt: str
     solver: Literal["unipc", "euler", "renoise"] = "unipc"
+    context_noise: float = 0.0
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -63,6 +64,8 @@ class Defaults:
             raise InputError(f"a shift of {self.shift} is not a finite number above 0; use 1 for none")
         if not 0 <= self.guidance < float("inf"):
             raise InputError(f"a guidance of {self.guidance} is not a finite number of at least 0; use 1 for none")
+        if not 0 <= self.context_noise < 1:
+            raise InputError(f"context noise {self.context_noise} is outside 0 to 1; use 0 for none")
 
 
 class Sizes(BaseModel):

@@ -45,6 +45,31 @@ def fresh_noise(seed: int, step: int, shape: Sequence[int]) -> Float[Tensor, "b 
 
 
 @dataclass(frozen=True)
+class ContextNoise:
+    """How noisy a finished chunk is written to memory: at `level` in [0, 1), with noise that is a function of `seed`.
+
+    A model that learned from slightly noisy context (`training.densities.CleanPrefix`) then relies less on the details
+    of what it made before, errors among them (Diffusion Forcing; SkyReels-V2 advises 0.02). The chunk that is handed
+    out is not touched. Raises InputError for a level outside [0, 1).
+    """
+
+    level: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.level < 1:
+            raise InputError(f"context noise {self.level} is outside 0 to 1; use 0 for none, or about 0.02 to 0.1")
+
+    def __call__(self, x: Float[Tensor, "b c f h w"]) -> tuple[Float[Tensor, "b c f h w"], Float[Tensor, "b f"]]:
+        """What is remembered in place of clean x, and its sigma per frame (on the CPU)."""
+        sigma = torch.full((x.shape[0], x.shape[2]), self.level)
+        if self.level == 0:
+            return x, sigma
+        eps = _normal(_derived(self.seed, "context"), x.shape).to(x)
+        return noised(x, eps, sigma.to(x)), sigma
+
+
+@dataclass(frozen=True)
 class BoundaryNoise:
     """The noise of every chunk of a video, shuffled around the boundaries between chunks (Eqs. 12 and 13).
 

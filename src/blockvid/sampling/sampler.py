@@ -14,19 +14,21 @@ from blockvid.attention.attend import Attend, Recording
 from blockvid.attention.cache import ChunkMemory, MemoryWriter
 from blockvid.model.dit import TextContext
 from blockvid.sampling.denoiser import Denoiser
-from blockvid.sampling.noise import Start
+from blockvid.sampling.noise import ContextNoise, Start
 from blockvid.sampling.plans import Commit, PlanProtocol, Step
 from blockvid.sampling.solvers import SolverProtocol
 
 
 @dataclass(frozen=True)
 class Condition:
-    """Who predicts the active chunks, what text they read, what their tokens see, and who writes down a clean one."""
+    """Who predicts the active chunks, what text they read, what their tokens see, and who writes down a finished one,
+    and how noisy."""
 
     denoiser: Denoiser
     text: TextContext
     attend: Attend
     writer: MemoryWriter
+    context: ContextNoise = ContextNoise()
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def sample(
 
     `begin(chunk)` is asked before a chunk's first step, and `condition(chunks)` whenever the active chunks or the
     memory have changed, so its cost (retrieval, rotation of keys) is paid per chunk and not per step. `commit(memory)`
-    gets what the writer made of the clean pass under the chunk's own condition; the cache is the caller's.
+    gets what the writer made of the last pass under the chunk's own condition; the cache is the caller's.
     """
     moving: dict[int, _Moving] = {}
     seen: Condition | None = None
@@ -84,7 +86,7 @@ def sample(
             active, seen = move.chunks, condition(move.chunks)
         if isinstance(move, Commit):
             x = moving.pop(move.chunk).x
-            commit(_clean_pass(x, seen))
+            commit(_last_pass(x, seen))
             seen = None
             yield Finished(move.chunk, x)
         else:
@@ -109,10 +111,10 @@ def _advance(step: Step, active: Sequence[_Moving], solver: SolverProtocol[Any],
     return moved
 
 
-def _clean_pass(x: Float[Tensor, "b c f h w"], seen: Condition) -> ChunkMemory:
-    """The chunk as later chunks will see it: its keys and values at sigma = 0, where x0 is x and is not needed."""
-    levels = _beside(x, torch.zeros(x.shape[0], x.shape[2]))
-    seen.denoiser(x, levels, seen.text, Recording(seen.attend, seen.writer))
+def _last_pass(x: Float[Tensor, "b c f h w"], seen: Condition) -> ChunkMemory:
+    """The chunk as later chunks will see it: its keys and values, clean unless `context` has noise. x0 is not needed."""
+    x, sigma = seen.context(x)
+    seen.denoiser(x, _beside(x, sigma), seen.text, Recording(seen.attend, seen.writer))
     return seen.writer.memory()
 
 

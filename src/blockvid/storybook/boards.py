@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Literal
 
 import torch
@@ -64,11 +64,11 @@ class Board:
         return torch.cat(parts)
 
 
-@lru_cache(maxsize=1)
-def boards() -> tuple[Board, ...]:
-    """The twenty, always the same: of each kind the first that the seeds give, no subject twice."""
+@lru_cache(maxsize=2)
+def boards(first: int = FIRST_SEED) -> tuple[Board, ...]:
+    """The twenty, always the same: of each kind the first that the seeds from `first` on give, no subject twice."""
     found: dict[Kind, list[Board]] = {kind: [] for kind in SHARES}
-    for take in _takes():
+    for take in _takes(first):
         kind = _kind(take)
         if kind is None:
             continue
@@ -84,12 +84,10 @@ def boards() -> tuple[Board, ...]:
     return tuple(board for kind in SHARES for board in found[kind])
 
 
-def _takes() -> Iterator[Take]:
+def _takes(first: int) -> Iterator[Take]:
     """Held-out minutes, endlessly."""
-    seed = FIRST_SEED
-    while True:
+    for seed in count(first):
         yield sample_take(seed, CHUNKS * CHUNK_SECONDS, "heldout")
-        seed += 1
 
 
 def _kind(take: Take) -> Kind | None:
