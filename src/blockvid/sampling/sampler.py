@@ -112,7 +112,7 @@ def _advance(step: Step, active: Sequence[_Moving], solver: SolverProtocol[Any],
 
 
 def _last_pass(x: Float[Tensor, "b c f h w"], seen: Condition) -> ChunkMemory:
-    """The chunk as later chunks will see it: its keys and values, clean unless `context` has noise. x0 is not needed."""
+    """The chunk as later chunks will see it: its keys and values, clean or as noisy as `context` says."""
     x, sigma = seen.context(x)
     seen.denoiser(x, _beside(x, sigma), seen.text, Recording(seen.attend, seen.writer))
     return seen.writer.memory()
