@@ -21,7 +21,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Commit:
-    """A chunk has reached sigma = 0: one clean pass writes it to memory, then it is handed out."""
+    """A chunk has reached sigma = 0: one more pass writes it to memory, then it is handed out."""
 
     chunk: int
 
