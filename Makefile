@@ -1,5 +1,5 @@
 # setup  the package and what the demo needs, in .venv      test   the test suite
-# demo   examples/horse.toml becomes demo.mp4                 check  format, lint, types, import layers, architecture
+# demo   examples/fox.toml becomes demo.mp4                   check  format, lint, types, import layers, architecture
 #
 # PYTHON=/path/to/python chooses the interpreter; otherwise the first of the names below that is 3.11, 3.12 or 3.13.
 
@@ -17,7 +17,7 @@ setup: .venv/.setup
 # A run that was interrupted goes on where it stopped; a finished one is made again.
 demo: .venv/.setup
 	@if grep -qs '"finished": null' demo.run/manifest.json; then again=--resume; else again=--overwrite; fi; \
-	$(BIN)/blockvid generate examples/horse.toml -o demo.mp4 $$again && echo "the video is $(CURDIR)/demo.mp4"
+	$(BIN)/blockvid generate examples/fox.toml -o demo.mp4 $$again && echo "the video is $(CURDIR)/demo.mp4"
 
 test: .venv/.test
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
