@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import datetime
 import platform
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ class Options:
     """How many of the twenty; fewer take them evenly from the three kinds."""
     first: int = FIRST_SEED
     """Another seed gives twenty other boards, such as 800000: for choosing settings, so that none is reported on the
-    boards it was chosen on."""
+    boards it was chosen on. Give --out and --images then, or they replace the published ones."""
     settings: tuple[Way, ...] = ("window",)
     """Ways to generate, of `storybook_score.SETTINGS`; about ten minutes each on two cores. The others are compared
     with the first of them board by board."""
@@ -235,8 +236,8 @@ def main(options: Options) -> None:
     probe = Probe.from_pretrained(options.probe).eval() if options.probe.exists() else None
     options.images.mkdir(parents=True, exist_ok=True)
     told = chosen(options.boards, options.first)
-    asked = "" if options.first == FIRST_SEED else f"-{options.first}"
-    videos = options.videos / f"{pipe.models.fingerprint[:12]}{asked}"
+    which = "" if options.first == FIRST_SEED else f"-{options.first}"
+    videos = options.videos / f"{pipe.models.fingerprint[:12]}{which}"
     bounds = {"renders": rendered, "autoencoder": reconstructed}
     scores = {name: score(pipe, probe, told, make, videos / name, options.tier) for name, make in bounds.items()}
     for name in options.settings:
@@ -245,7 +246,7 @@ def main(options: Options) -> None:
     for name in options.settings[1:]:
         compared += [f"{name} beside {way}:", "", *versus(scores[way], scores[name], way, name), ""]
     if other is not None:
-        folder = options.videos / f"{other.models.fingerprint[:12]}{asked}" / way
+        folder = options.videos / f"{other.models.fingerprint[:12]}{which}" / way
         base = score(other, probe, told, made_by(SETTINGS[way]), folder, options.tier)
         heading = f"Beside the weights {other.models.fingerprint[:12]}, under {way}, the same storyboards and seeds:"
         compared += [heading, "", *versus(base, scores[way], "other weights", "these"), ""]
@@ -255,7 +256,7 @@ def main(options: Options) -> None:
         reconstruction(pipe.models, options.clips),
         velocity_errors(pipe.models, held_out(pipe.models, options.clips)),
     )
-    given = " ".join(sys.argv[1:])
+    given = shlex.join(sys.argv[1:])
     lines = [
         "# The embedded model, measured",
         "",
