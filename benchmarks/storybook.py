@@ -221,7 +221,7 @@ def table(scores: dict[str, Score]) -> list[str]:
 def sheet(board: Board, true: Path, made: Path, path: Path) -> None:
     """A still in the middle of every chunk: renders above generations, five chunks a row."""
     shown, generated = (np.concatenate(list(read_frames(folder / f"{board.name}.mp4"))) for folder in (true, made))
-    per = len(shown) // len(board.told)
+    per = len(shown) // len(board.film.told)
     stills = [np.concatenate((shown[i], generated[i])) for i in range(per // 2, len(shown), per)]
     rows = [np.concatenate(stills[i : i + 5], axis=1) for i in range(0, len(stills), 5)]
     Image.fromarray(np.concatenate([np.pad(row, ((0, 6), (0, 0), (0, 0)), constant_values=255) for row in rows])).save(

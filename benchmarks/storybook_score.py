@@ -57,7 +57,7 @@ class Score:
 def rendered(pipe: Pipeline, board: Board, _seed: int = 0) -> np.ndarray:
     """What the renderer shows."""
     g = pipe.models.geometry
-    return board.render(g.width, g.height, g.fps).numpy()
+    return board.render(g.width, g.height, g.fps)[0].numpy()
 
 
 @torch.no_grad()

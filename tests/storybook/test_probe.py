@@ -91,10 +91,10 @@ def test_the_boards_are_unseen_pairs_and_say_what_their_kind_says(seed: int) -> 
     made = boards(seed)
     assert [board.kind for board in made] == [kind for kind, share in SHARES.items() for _ in range(share)]
     for board in made:
-        takes = {take.seed: take for take, _ in board.told}
-        first = board.told[0][0]
-        actions = [take.segments[index].action for take, index in board.told]
-        assert len(board.told) == CHUNKS and [index for _, index in board.told] == list(range(CHUNKS))
+        takes = {take.seed: take for take, _ in board.film.told}
+        first = board.film.told[0][0]
+        actions = [take.segments[index].action for take, index in board.film.told]
+        assert len(board.film.told) == CHUNKS and [index for _, index in board.film.told] == list(range(CHUNKS))
         assert (first.subject, first.scene) in HELD_OUT
         assert len({take.subject for take in takes.values()}) == 1
         assert len({take.scene for take in takes.values()}) == (2 if board.kind == "change" else 1)
@@ -107,6 +107,6 @@ def test_the_boards_are_unseen_pairs_and_say_what_their_kind_says(seed: int) -> 
 
 def test_other_seeds_give_other_boards() -> None:
     assert boards() == boards(FIRST_SEED)
-    assert not {take.seed for board in boards() for take, _ in board.told} & {
-        take.seed for board in boards(800_000) for take, _ in board.told
+    assert not {take.seed for board in boards() for take, _ in board.film.told} & {
+        take.seed for board in boards(800_000) for take, _ in board.film.told
     }

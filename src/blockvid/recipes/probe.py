@@ -27,7 +27,10 @@ MIRRORED = torch.tensor([1, 0, 2, -1])
 
 @dataclass(frozen=True)
 class ProbeRun:
-    """Trains a `Probe` on twice the autoencoder's snippets, of pairs seen in training; writes `out/probe`."""
+    """Trains a `Probe` on snippets of every pair, from `out/probe` where there is one; writes `out/probe`.
+
+    Pairs that generators never see are among them: eyes that have never seen a camel in a street read a tan dog there.
+    """
 
     plan: Plan
     geometry: Geometry = GEOMETRY
@@ -39,13 +42,15 @@ class ProbeRun:
 
     def __call__(self, out: Path, stop: Callable[[], bool] = lambda: False) -> None:
         """Run to the end or until `stop`; over an earlier `out` it continues."""
-        snippets = Snippets(self.geometry)
-        build(out / "snippets", range(self.shards), snippets, self.workers)
-        data = Shards.read(out / "snippets", range(self.shards), RENDERED)
+        snippets, folder = Snippets(self.geometry, split="every"), out / "probe_snippets"
+        build(folder, range(self.shards), snippets, self.workers)
+        data = Shards.read(folder, range(self.shards), RENDERED)
         moments = [moment for index in range(self.shards) for moment in snippets.moments(index)]
         world = World(pick_device(self.device))
         torch.manual_seed(0)
         model = Probe(self.width)
+        if (out / "probe").exists():
+            model.load_state_dict(Probe.from_pretrained(out / "probe").state_dict())
         place({"model": model}, world, Sharding())
         fps, apart = self.geometry.fps, round(APART * self.geometry.fps)
         last = snippets.frames - 2 * apart

@@ -36,7 +36,7 @@ from blockvid.storybook.takes import CHUNK_SECONDS
 from blockvid.training.batch import Batch, Losses, Source
 from blockvid.training.densities import Shared
 from blockvid.training.loop import Cadence, Loop, Loss, Plan, losses_of
-from blockvid.training.objectives import FlowMatching, Reconstruction
+from blockvid.training.objectives import FlowMatching, Reconstruction, Resampling
 from blockvid.training.objectives.visibility import RandomlyRecalling
 from blockvid.training.optimisation import AdamW, MuonAdamW, WarmHoldFall
 from blockvid.training.sharding import Sharding, World, place
@@ -260,7 +260,7 @@ class TransformerRun:
 
     def _look(self, lesson: Stills | Windows, unseen: Shards, world: World, folder: Path) -> ProbeLoss:
         few = replace(lesson, batch=min(lesson.batch, len(unseen)))
-        objective = replace(lesson.objective, text_dropout=0.0)
+        objective = replace(lesson.objective, text_dropout=0.0, resampling=None)
         file = folder / f"unseen-{lesson.name}.jsonl"
         return ProbeLoss(few.source(unseen, self.geometry), True, world, file, objective)
 
@@ -321,5 +321,6 @@ def storybook_base() -> TransformerRun:
     """Motion, and chunks that go on from chunks; single chunks and stills keep what was learned before."""
     muon = MuonAdamW(lr=1e-3, matrix_lr=3e-3)
     plan = Plan(4000, optimiser=muon, rate=WarmHoldFall(fall=0.35), ema=0.99, precision="bfloat16")
+    windows = Windows(1, objective=FlowMatching(visibility=RandomlyRecalling(), resampling=Resampling()))
     single = Windows(6, 1, FlowMatching(Shared()), "chunks")
-    return TransformerRun(plan, "base", (Windows(1), single, Stills(48)), workers=os.cpu_count() or 1)
+    return TransformerRun(plan, "base", (windows, single, Stills(48)), workers=os.cpu_count() or 1)

@@ -8,15 +8,11 @@ from functools import lru_cache
 from itertools import count, pairwise
 from typing import Literal
 
-import torch
-from jaxtyping import UInt8
-from torch import Tensor
-
 from blockvid.storyboard import Storyboard
 from blockvid.storybook.captions import full_prompt
+from blockvid.storybook.films import Film
 from blockvid.storybook.probe import CLASSES, NOBODY, time_class
 from blockvid.storybook.takes import CHUNK_SECONDS, Take, sample_take
-from blockvid.storybook.world import render
 
 CHUNKS = 15
 FIRST_SEED = 900_000
@@ -27,21 +23,21 @@ SHARES: dict[Kind, int] = {"plain": 10, "change": 5, "return": 5}
 
 @dataclass(frozen=True)
 class Board:
-    """A minute, chunk by chunk: which chunk of which take it tells."""
+    """A film of a minute, to be told and asked about."""
 
     name: str
     kind: Kind
-    told: tuple[tuple[Take, int], ...]
+    film: Film
 
     @property
     def storyboard(self) -> Storyboard:
         """Its plain captions, four seconds each."""
-        shots = [{"prompt": full_prompt(take, chunk), "seconds": CHUNK_SECONDS} for take, chunk in self.told]
+        shots = [{"prompt": full_prompt(take, chunk), "seconds": CHUNK_SECONDS} for take, chunk in self.film.told]
         return Storyboard.model_validate({"title": self.name, "shots": shots})
 
     def expected(self, chunk: int) -> dict[str, str | None]:
         """The answer that a chunk should give to each question of the probe; None where it is asked nothing."""
-        take, index = self.told[chunk]
+        take, index = self.film.told[chunk]
         segment = take.segments[index]
         begin = index * CHUNK_SECONDS
         time = time_class(take, begin, begin + CHUNK_SECONDS)
@@ -53,15 +49,6 @@ class Board:
             "time": None if time < 0 else CLASSES["time"][time],
             "direction": segment.direction if segment.direction != "none" else None,
         }
-
-    def render(self, width: int, height: int, fps: float) -> UInt8[Tensor, "t h w 3"]:
-        """What the world's renderer shows for it."""
-        frames = round(CHUNK_SECONDS * fps)
-        parts = [
-            render(take, width=width, height=height, fps=fps, start=index * frames, stop=(index + 1) * frames).frames
-            for take, index in self.told
-        ]
-        return torch.cat(parts)
 
 
 @lru_cache(maxsize=2)
@@ -76,9 +63,9 @@ def boards(first: int = FIRST_SEED) -> tuple[Board, ...]:
         if kind == "plain" and len(found["plain"]) == SHARES["plain"]:
             kind, cut = "change", _elsewhere(take)
             told = (*told[: CHUNKS // 2], *((cut, index) for index in range(CHUNKS // 2, CHUNKS)))
-        told_before = {board.told[0][0].subject for board in found[kind]}
+        told_before = {board.film.told[0][0].subject for board in found[kind]}
         if len(found[kind]) < SHARES[kind] and take.subject not in told_before:
-            found[kind].append(Board(f"{kind}-{len(found[kind])}", kind, told))
+            found[kind].append(Board(f"{kind}-{len(found[kind])}", kind, Film(told)))
         if all(len(found[each]) == share for each, share in SHARES.items()):
             break
     return tuple(board for kind in SHARES for board in found[kind])

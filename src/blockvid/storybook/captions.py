@@ -66,13 +66,17 @@ def captions(take: Take) -> tuple[str, ...]:
     return tuple(caption(take, index, rng) for index in range(len(take.segments)))
 
 
-def caption(take: Take, chunk: int, rng: np.random.Generator) -> str:
-    """A sentence for one chunk, in words drawn from `rng`; later ones sometimes say "it" or leave out the scene."""
+def caption(take: Take, chunk: int, rng: np.random.Generator, opens: bool = False) -> str:
+    """A sentence for one chunk, in words drawn from `rng`.
+
+    One that does not open a take, or a film's part (`opens`), sometimes says "it" or leaves out the scene.
+    """
     _in_take(take, chunk)
     subject, segment = subject_named(take.subject), take.segments[chunk]
-    terse = chunk > 0 and rng.random() < 0.1
+    later = chunk > 0 and not opens
+    terse = later and rng.random() < 0.1
     pronoun = terse and rng.random() < 0.5 and segment.action != "absent"
-    name = _pronoun(subject) if pronoun else _name(subject, rng, "the " if chunk > 0 and rng.random() < 0.3 else None)
+    name = _pronoun(subject) if pronoun else _name(subject, rng, "the " if later and rng.random() < 0.3 else None)
     deed = _deed(take, chunk, rng)
     place = "" if terse and not pronoun else _place(take, rng)
     when, weather = _when(take, chunk, rng), _weather(take, chunk, rng)

@@ -24,7 +24,8 @@ from blockvid.geometry import Geometry
 from blockvid.model.storybook_vae import StorybookVAE
 from blockvid.model.text import MiniLMText
 from blockvid.storybook.captions import captions
-from blockvid.storybook.takes import CHUNK_SECONDS
+from blockvid.storybook.films import sample_film
+from blockvid.storybook.takes import CHUNK_SECONDS, Split
 from blockvid.storybook.world import Take, render, sample_take
 
 log = logging.getLogger(__name__)
@@ -72,12 +73,13 @@ class Snippets:
     geometry: Geometry
     clips: int = 16
     frames: int = 17
+    split: Split = "train"
 
     def moments(self, index: int) -> list[tuple[Take, int]]:
         """The take and the first frame of each clip of shard `index`."""
         rng, found = np.random.default_rng((1, index)), []
         for _ in range(self.clips):
-            take = sample_take(int(rng.integers(2**31)), seconds=TAKE_SECONDS, split="train")
+            take = sample_take(int(rng.integers(2**31)), seconds=TAKE_SECONDS, split=self.split)
             found.append((take, int(rng.integers(0, int(TAKE_SECONDS * self.geometry.fps) - self.frames))))
         return found
 
@@ -129,7 +131,7 @@ class EncodedSnippets:
 
 @dataclass(frozen=True)
 class EncodedTakes:
-    """Shards of takes from their beginning on, as latents, prompt states and subject weight."""
+    """Shards of takes, or of films, from their beginning on, as latents, prompt states and subject weight."""
 
     geometry: Geometry
     autoencoder: Path
@@ -145,11 +147,11 @@ class EncodedTakes:
         embed = MiniLMText()
         rows: dict[str, list[Tensor]] = {name: [] for name in TENSORS}
         for number in range(self.takes):
-            take = sample_take(self.first + index * self.takes + number, seconds=self.seconds, split="train")
-            clip = render(take, width=g.width, height=g.height, fps=g.fps, start=0, stop=int(self.seconds * g.fps) + 1)
-            rows["latents"].append(encode_clip(vae, clip.frames).half())
-            rows["coverage"].append(coverage(clip.mask).half())
-            prompt = embed(captions(take))
+            film = sample_film(self.first + index * self.takes + number, self.seconds)
+            frames, mask = film.render(g.width, g.height, g.fps, late=1)
+            rows["latents"].append(encode_clip(vae, frames).half())
+            rows["coverage"].append(coverage(mask).half())
+            prompt = embed(film.captions())
             rows["tokens"].append(prompt.tokens.half())
             rows["mask"].append(prompt.mask)
         return {name: torch.stack(values) for name, values in rows.items()}

@@ -116,7 +116,10 @@ class Probe(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def read(self, frames: UInt8[Tensor, "t h w 3"], fps: float) -> Reading:
-        """What a chunk of four seconds shows. Raises InputError if it is shorter."""
+        """What a chunk of four seconds shows: its windows' mean. Raises InputError if it is shorter.
+
+        Of directions a window counts as it shows anyone: nobody tells the way of one who is not in yet.
+        """
         needed = round((WINDOWS[-1] + 2 * APART) * fps) + 1
         if len(frames) < needed:
             raise InputError(
@@ -124,7 +127,10 @@ class Probe(ModelMixin, ConfigMixin):
             )
         starts = torch.tensor([round(start * fps) for start in WINDOWS])
         windows = window(frames, starts, round(APART * fps))
-        found = {name: logits.log_softmax(-1).mean(0) for name, logits in self(windows).items()}
+        each = {name: logits.log_softmax(-1) for name, logits in self(windows).items()}
+        found = {name: logits.mean(0) for name, logits in each.items()}
+        seen = 1 - each["subject"][:, CLASSES["subject"].index(NOBODY)].exp()
+        found["direction"] = torch.einsum("nd,n->d", each["direction"], seen / seen.sum().clamp(min=1e-6))
         best = {name: int(scores.argmax()) for name, scores in found.items()}
         return Reading(
             {name: CLASSES[name][index] for name, index in best.items()},

@@ -17,7 +17,8 @@ CHUNK_SECONDS = 4.0
 RATE = 60  # steps per second of the motion's simulation; frames interpolate, so no frame rate is special
 
 Direction = Literal["left", "right", "none"]
-Split = Literal["train", "heldout"]
+Split = Literal["train", "heldout", "every"]
+"""Pairs of a subject and a scene: those that generators are trained on, those kept from them, or all."""
 TimeName = Literal["dawn", "day", "dusk", "night"]
 ACTIONS = ("walk", "run", "hop", "jump", "stand", "turn", "sway", "approach", "recede", "leave", "absent", "return")
 DIRECTED = ("walk", "run", "leave", "return")
@@ -294,7 +295,7 @@ def make_take(
 def sample_take(
     seed: int, seconds: float, split: Split = "train", scene: str | None = None, subject: str | None = None
 ) -> Take:
-    """A random take of at least `seconds`: of pairs seen in training, or only of the held-out pairs."""
+    """A random take of at least `seconds`, of the pairs in `split`."""
     rng = np.random.default_rng([seed, 7919])
     pair = _pair(rng, split, scene, subject)
     count = max(1, math.ceil(seconds / CHUNK_SECONDS - 1e-6))
@@ -309,7 +310,8 @@ def _pair(rng: np.random.Generator, split: Split, scene: str | None, subject: st
     for s in SUBJECTS:
         for c in SCENES.values():
             wanted = s.medium in c.media and scene in (None, c.key) and subject in (None, s.key)
-            if wanted and ((s.key, c.key) in HELD_OUT) == (split == "heldout"):
+            of = "heldout" if (s.key, c.key) in HELD_OUT else "train"
+            if wanted and split in (of, "every"):
                 pairs.setdefault(c.key, []).append(s.key)
     if not pairs:
         raise InputError(f"no {split} pair has subject {subject!r} and scene {scene!r}; leave one of them open")

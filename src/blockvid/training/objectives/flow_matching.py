@@ -16,6 +16,7 @@ from blockvid.flow import velocity
 from blockvid.model.dit import BlockDiT, TextContext
 from blockvid.training.batch import Batch, Losses
 from blockvid.training.densities import Density, check_share, continuing
+from blockvid.training.objectives.resampling import Resampling
 from blockvid.training.objectives.visibility import Causal, Example, Visibility
 
 
@@ -24,7 +25,7 @@ class FlowMatching:
     """|f(x_sigma, sigma) - (eps - x0)|^2 over the target chunks (Eqs. 2-4; "Naive" of Table 6).
 
     A chunk reads no prompt with probability `text_dropout`, as guidance asks for, and sees nothing before it with
-    probability `context_dropout`.
+    probability `context_dropout`. With `resampling`, context has the faults of generation, and targets still have none.
     """
 
     density: Density = continuing()
@@ -32,6 +33,7 @@ class FlowMatching:
     shift: float = 8.0
     text_dropout: float = 0.1
     context_dropout: float = 0.0
+    resampling: Resampling | None = None
 
     def __post_init__(self) -> None:
         check_share("text_dropout", self.text_dropout)
@@ -48,7 +50,11 @@ class FlowMatching:
         step: int,  # noqa: ARG002
         generator: torch.Generator,
     ) -> Losses:
-        example = self.example(batch, empty, generator)
+        context = None
+        if self.resampling is not None and torch.rand((), generator=generator) < self.resampling.share:
+            negative = without(batch.text, empty, torch.ones_like(batch.pooled[..., 0], dtype=torch.bool))
+            context = self.resampling(cast(BlockDiT, networks["model"]), batch, negative, generator)
+        example = self.example(batch, empty, generator, context)
         predicted = self.predict(networks, example, generator)
         loss = mean_over_targets(squared(predicted, velocity(example.x0, example.eps)), example, batch.weight)
         return Losses({"model": loss}, {})

@@ -84,7 +84,7 @@ class Causal:
         example: Example,
         generator: torch.Generator,  # noqa: ARG002
     ) -> Float[Tensor, "b c f h w"]:
-        positions, tokens = grid(model, example)
+        positions, tokens = grid(model, example.frames, example.x0)
         windowed = isinstance(self.policy, Window | Everything)
         if windowed and not example.alone.any():
             window = self.policy.chunks if isinstance(self.policy, Window) else None
@@ -113,7 +113,7 @@ class RandomlyRecalling:
         for c in range(chunks):
             older = [i for i in range(max(0, c - self.window)) if retrieved[c][i]]
             plan.append((*((i, "similar") for i in older), *Window(self.window).recall(c, torch.empty(0, 0))))
-        positions, tokens = grid(model, example)
+        positions, tokens = grid(model, example.frames, example.x0)
         attend = rowwise(
             [forgetting(plan, row) for row in example.alone.tolist()],
             lambda plan: Recalling(model.rope, positions, tokens, plan),
@@ -131,7 +131,7 @@ class Bidirectional:
         example: Example,
         generator: torch.Generator,  # noqa: ARG002
     ) -> Float[Tensor, "b c f h w"]:
-        positions, tokens = grid(model, example)
+        positions, tokens = grid(model, example.frames, example.x0)
         if not example.alone[:, 1:].any():
             return run(model, example, Full(model.rope, positions))
         stops = tuple(accumulate(tokens))
@@ -160,7 +160,7 @@ class TeacherForcing:
         check_share("noise", self.noise)
 
     def __call__(self, model: BlockDiT, example: Example, generator: torch.Generator) -> Float[Tensor, "b c f h w"]:
-        positions, tokens = grid(model, example)
+        positions, tokens = grid(model, example.frames, example.x0)
         attend = rowwise(plans(self.policy, example), lambda plan: CleanThenNoisy(model.rope, positions, tokens, plan))
         clean, level = example.context, torch.zeros_like(example.sigma)
         if self.noise:
@@ -182,12 +182,13 @@ def run(model: BlockDiT, example: Example, attend: Attend) -> Float[Tensor, "b c
     return model(example.noisy, TIMESTEPS * example.per_frame(example.sigma), example.text, attend)
 
 
-def grid(model: BlockDiT, example: Example) -> tuple[Int[Tensor, "s 3"], tuple[int, ...]]:
-    """Positions of the example's tokens, and how many tokens each chunk has."""
+def grid(
+    model: BlockDiT, frames: Sequence[int], latents: Float[Tensor, "b c f h w"]
+) -> tuple[Int[Tensor, "s 3"], tuple[int, ...]]:
+    """Positions of the tokens, and how many tokens each chunk has, of chunks of so many latent frames."""
     patch = model.config["patch_size"][1]
-    h, w = (size // patch for size in example.x0.shape[-2:])
-    positions = grid_positions(sum(example.frames), h, w).to(example.x0.device)
-    return positions, tuple(count * h * w for count in example.frames)
+    h, w = (size // patch for size in latents.shape[-2:])
+    return grid_positions(sum(frames), h, w).to(latents.device), tuple(count * h * w for count in frames)
 
 
 def plans(policy: Policy, example: Example) -> list[tuple[Recall, ...]]:
