@@ -9,7 +9,6 @@ from itertools import count, pairwise
 from typing import Literal
 
 from blockvid.storyboard import Storyboard
-from blockvid.storybook.captions import full_prompt
 from blockvid.storybook.films import Film
 from blockvid.storybook.probe import CLASSES, NOBODY, time_class
 from blockvid.storybook.takes import CHUNK_SECONDS, Take, sample_take
@@ -31,9 +30,7 @@ class Board:
 
     @property
     def storyboard(self) -> Storyboard:
-        """Its plain captions, four seconds each."""
-        shots = [{"prompt": full_prompt(take, chunk), "seconds": CHUNK_SECONDS} for take, chunk in self.film.told]
-        return Storyboard.model_validate({"title": self.name, "shots": shots})
+        return self.film.storyboard(self.name)
 
     def expected(self, chunk: int) -> dict[str, str | None]:
         """The answer that a chunk should give to each question of the probe; None where it is asked nothing."""

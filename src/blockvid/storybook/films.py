@@ -11,7 +11,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from blockvid.storybook.captions import caption
+from blockvid.storyboard import Storyboard
+from blockvid.storybook.captions import caption, full_prompt
 from blockvid.storybook.subjects import CACHE
 from blockvid.storybook.takes import CHUNK_SECONDS, Take, sample_take
 from blockvid.storybook.world import render
@@ -35,6 +36,11 @@ class Film:
         """A sentence for each chunk, as of a take; one after a cut names everything."""
         rng = np.random.default_rng([self.told[0][0].seed, 104729])
         return tuple(caption(take, index, rng, self.opens(chunk)) for chunk, (take, index) in enumerate(self.told))
+
+    def storyboard(self, title: str) -> Storyboard:
+        """Its plain captions, four seconds each."""
+        shots = [{"prompt": full_prompt(take, chunk), "seconds": CHUNK_SECONDS} for take, chunk in self.told]
+        return Storyboard.model_validate({"title": title, "shots": shots})
 
     def render(
         self, width: int, height: int, fps: float, late: int = 0, cache_dir: Path = CACHE

@@ -28,7 +28,7 @@ class Resampling:
     generation is, for what guidance overdoes adds up along a video. `share` of the batches are resampled.
     """
 
-    share: float = 0.5
+    share: float = 0.3
     lowest: float = 0.3
     highest: float = 0.9
     steps: int = 3
