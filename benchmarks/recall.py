@@ -93,7 +93,7 @@ def made(options: Options) -> dict[str, list[np.ndarray]]:
 
 
 def sheet(found: dict[str, list[np.ndarray]], per: int, path: Path, shown: int = 3) -> None:
-    """The first films: the place until it is left, what lies between, and the place as it comes back; a row for each way."""
+    """The first films, a row for each way: the place until it is left, what lies between, and the place come back."""
     rows = []
     for number in range(shown):
         for frames in (videos[number] for videos in found.values()):
