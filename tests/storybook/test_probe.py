@@ -110,3 +110,20 @@ def test_other_seeds_give_other_boards() -> None:
     assert not {take.seed for board in boards() for take, _ in board.film.told} & {
         take.seed for board in boards(800_000) for take, _ in board.film.told
     }
+
+
+class Entering(Probe):
+    """Sees nobody in the first two windows and a walk to the left in the others; surest of there being no direction."""
+
+    def forward(self, windows: Tensor) -> dict[str, Tensor]:
+        found = {name: torch.zeros(len(windows), len(answers)) for name, answers in CLASSES.items()}
+        found["subject"][:2, CLASSES["subject"].index(NOBODY)] = 20.0
+        found["subject"][2:, 0] = 30.0
+        found["direction"][:2, CLASSES["direction"].index("none")] = 9.0
+        found["direction"][2:, CLASSES["direction"].index("left")] = 3.0
+        return found
+
+
+def test_windows_in_which_nobody_is_seen_do_not_tell_a_direction() -> None:
+    answers = Entering(width=8).read(torch.zeros(32, 96, 160, 3, dtype=torch.uint8), 8.0).answers
+    assert answers["subject"] == CLASSES["subject"][0] and answers["direction"] == "left"

@@ -28,6 +28,11 @@ def test_the_splits_are_disjoint(split) -> None:
         assert ((take.subject, take.scene) in HELD_OUT) == (split == "heldout")
 
 
+def test_every_pair_is_of_one_split_or_the_other() -> None:
+    pairs = {(take.subject, take.scene) for take in (sample_take(seed, 4, "every") for seed in range(600))}
+    assert pairs & HELD_OUT and pairs - HELD_OUT
+
+
 def test_every_direction_is_the_displacement_in_the_world() -> None:
     for seed in range(60):
         take = sample_take(seed, 24)
