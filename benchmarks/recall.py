@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import tyro
 from PIL import Image
-from storybook_score import SETTINGS, say
+from storybook_score import LATE, SETTINGS, say
 from tyro.extras import literal_type_from_choices
 
 from blockvid.evaluation.statistics import Bootstrap
@@ -68,7 +68,7 @@ def _take(seed: int) -> Take:
 
 def likeness(frames: np.ndarray, per: int) -> float:
     """Correlation of the last picture before the place is left with the first after it comes back, colours apart."""
-    last, first = (frames[chunk * per - (chunk == LEFT)].astype(float).reshape(-1, 3) for chunk in (LEFT, BACK))
+    last, first = (frames[at].astype(float).reshape(-1, 3) for at in (LEFT * per + LATE - 1, BACK * per + LATE))
     a, b = (picture - picture.mean(0) for picture in (last, first))
     return float((a * b).sum() / np.sqrt((a**2).sum() * (b**2).sum()))
 
@@ -77,7 +77,7 @@ def made(options: Options) -> dict[str, list[np.ndarray]]:
     """The frames of every film, by way."""
     pipe, found = Pipeline.from_pretrained(options.model), {}
     g, told = pipe.models.geometry, list(islice(films(), options.films))
-    found["renders"] = [film.render(g.width, g.height, g.fps)[0].numpy() for film in told]
+    found["renders"] = [film.render(g.width, g.height, g.fps, LATE)[0][:-LATE].numpy() for film in told]
     for way in options.settings:
         folder = options.videos / pipe.models.fingerprint[:12] / way
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def sheet(found: dict[str, list[np.ndarray]], per: int, path: Path, shown: int =
     rows = []
     for number in range(shown):
         for frames in (videos[number] for videos in found.values()):
-            at = (2 * per, LEFT * per - 1, 5 * per, BACK * per, BACK * per + per // 2)
+            at = (2 * per, LEFT * per + LATE - 1, 5 * per, BACK * per + LATE, BACK * per + per // 2)
             rows.append(np.concatenate([frames[i] for i in at], axis=1))
         rows.append(np.full((6, rows[-1].shape[1], 3), 255, np.uint8))
     Image.fromarray(np.concatenate(rows)).save(path)

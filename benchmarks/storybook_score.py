@@ -36,6 +36,8 @@ SETTINGS: dict[str, Settings] = {
     "window, freenoise": Settings(policy=Window(), noise=BoundaryNoise("independent", "freenoise", 4)),
 }
 """Ways to generate; boards have the seeds 0, 1, ..."""
+LATE = 1
+"""Frames that a video begins before its first chunk's: the autoencoder's first latent frame is a single picture."""
 say = Console(stderr=True).print
 Right = dict[str, list[list[bool | None]]]
 """By question: a row for each board, a column for each chunk; None where nothing is asked."""
@@ -57,7 +59,7 @@ class Score:
 def rendered(pipe: Pipeline, board: Board, _seed: int = 0) -> np.ndarray:
     """What the renderer shows."""
     g = pipe.models.geometry
-    return board.render(g.width, g.height, g.fps)[0].numpy()
+    return board.film.render(g.width, g.height, g.fps, LATE)[0][:-LATE].numpy()
 
 
 @torch.no_grad()
@@ -98,7 +100,7 @@ def score(
             frames = torch.from_numpy(np.concatenate(list(read_frames(path))))
             for question, answers in _read(probe, board, frames, fps).items():
                 right.setdefault(question, []).append(answers)
-    starts = [round(fps * 4 * chunk) for chunk in range(1, CHUNKS)]
+    starts = [round(fps * 4 * chunk) + LATE for chunk in range(1, CHUNKS)]
     borders: Mapping[str, Sequence[int]] = {board.name: starts for board in boards}
     evaluation = Evaluation(Release(), tier, cache=folder / "rows", threads=torch.get_num_threads())
     return Score(right, evaluation({board.name: folder / f"{board.name}.mp4" for board in boards}, borders=borders))
@@ -107,7 +109,7 @@ def score(
 def _read(probe: Probe, board: Board, frames: torch.Tensor, fps: float) -> dict[str, list[bool | None]]:
     per, found = round(4 * fps), {question: [] for question in QUESTIONS}
     for chunk in range(CHUNKS):
-        answers = probe.read(frames[chunk * per : (chunk + 1) * per], fps).answers
+        answers = probe.read(frames[chunk * per + LATE : (chunk + 1) * per + LATE], fps).answers
         for question, wanted in board.expected(chunk).items():
             found[question].append(None if wanted is None else answers[question] == wanted)
     return found
