@@ -1,7 +1,7 @@
 """Average the transformers of two folders: python scripts/average_transformers.py FIRST SECOND OUT [SHARE].
 
-For weights that were trained on from one another: their mean is often better than either (model soups, arXiv 2203.05482).
-OUT gets a `transformer`, of which SHARE (default 0.5) is SECOND's.
+For weights that were trained on from one another: their mean is often better than either (model soups, arXiv
+2203.05482). OUT gets a `transformer`, of which SHARE (default 0.5) is SECOND's.
 """
 
 from __future__ import annotations
