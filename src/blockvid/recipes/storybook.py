@@ -126,8 +126,8 @@ def _reconstructions(vae: StorybookVAE, data: Shards, path: Path) -> None:
 
 
 Corpus = Literal["takes", "openings", "stills"]
-"""Takes of 20 s, the first chunks of many more, or the autoencoder's snippets of 2 s, encoded: a rendered second
-teaches more names the shorter its take is."""
+"""Films of 20 s (`takes`), the first chunks of many more takes, or the autoencoder's snippets of 2 s, encoded: a
+rendered second teaches more names the shorter its take is."""
 SIZES: dict[Corpus, int] = {"takes": 10, "openings": 40, "stills": Snippets(GEOMETRY).clips}
 """How many are in a shard."""
 

@@ -131,7 +131,7 @@ class EncodedSnippets:
 
 @dataclass(frozen=True)
 class EncodedTakes:
-    """Shards of takes, or of films, from their beginning on, as latents, prompt states and subject weight."""
+    """Shards of films as latents, prompt states and subject weight; a film of one chunk is the opening of a take."""
 
     geometry: Geometry
     autoencoder: Path

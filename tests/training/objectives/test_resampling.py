@@ -13,7 +13,7 @@ from blockvid.flow import noised, velocity
 from blockvid.model.dit import BlockDiT, TextContext
 from blockvid.training.batch import Batch
 from blockvid.training.densities import CleanPrefix, Shared
-from blockvid.training.objectives import FlowMatching, Resampling
+from blockvid.training.objectives import BlockForcing, FlowMatching, Resampling
 from training.made_batches import EMPTY, batch, model, oracle
 
 NOTHING = TextContext(torch.zeros(2, 5, 5, 8), (3, 2, 2, 2, 1), EMPTY.mask.expand(2, 5, 5))
@@ -84,6 +84,17 @@ def test_flow_matching_shows_it_and_aims_at_the_data() -> None:
     torch.testing.assert_close(loss, error.masked_select(~clean).mean(), rtol=1e-5, atol=0)
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_block_forcing_shows_it_too() -> None:
+    """Without history in its target it is flow matching, to the bit."""
+    given, network = batch(), model()
+    flow = FlowMatching(CleanPrefix(Shared(), noise=0.0), resampling=Resampling(share=1.0))
+    plain, block, forced = (
+        objective({"model": network}, given, EMPTY, 0, torch.Generator().manual_seed(3)).due["model"]
+        for objective in (replace(flow, resampling=None), flow, BlockForcing(gamma=0.0, flow=flow))
+    )
+    assert torch.equal(block, forced) and not torch.equal(block, plain)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])

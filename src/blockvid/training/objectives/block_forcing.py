@@ -76,7 +76,7 @@ class BlockForcing:
         generator: torch.Generator,
     ) -> Losses:
         """Logs "fidelity", the error that flow matching alone would have, and "semantic", the one from x_cond."""
-        example = self.flow.example(batch, empty, generator)
+        example = self.flow.sample(networks, batch, empty, generator)
         x_cond, found = self.reference(example.x0, batch.frames, batch.pooled)
         predicted = self.flow.predict(networks, example, generator)
         loss = mean_over_targets(self.error(predicted, example, x_cond, found), example, batch.weight)

@@ -50,14 +50,20 @@ class FlowMatching:
         step: int,  # noqa: ARG002
         generator: torch.Generator,
     ) -> Losses:
+        example = self.sample(networks, batch, empty, generator)
+        predicted = self.predict(networks, example, generator)
+        loss = mean_over_targets(squared(predicted, velocity(example.x0, example.eps)), example, batch.weight)
+        return Losses({"model": loss}, {})
+
+    def sample(
+        self, networks: Mapping[str, nn.Module], batch: Batch, empty: TextContext, generator: torch.Generator
+    ) -> Example:
+        """An example of the batch, its context resampled as often as asked."""
         context = None
         if self.resampling is not None and torch.rand((), generator=generator) < self.resampling.share:
             negative = without(batch.text, empty, torch.ones_like(batch.pooled[..., 0], dtype=torch.bool))
             context = self.resampling(cast(BlockDiT, networks["model"]), batch, negative, generator)
-        example = self.example(batch, empty, generator, context)
-        predicted = self.predict(networks, example, generator)
-        loss = mean_over_targets(squared(predicted, velocity(example.x0, example.eps)), example, batch.weight)
-        return Losses({"model": loss}, {})
+        return self.example(batch, empty, generator, context)
 
     def example(
         self,
