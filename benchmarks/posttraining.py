@@ -9,9 +9,7 @@ docs/images/posttraining.png. Runs and videos stay in --runs, so that a stopped 
 
 from __future__ import annotations
 
-import datetime
 import json
-import platform
 import shlex
 import subprocess
 import sys
@@ -20,9 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 import tyro
-from storybook_score import Score, made_by, say, score
+from storybook_score import Score, conditions, made_by, say, score
 from tyro.extras import literal_type_from_choices
 
 from blockvid.evaluation.metric import Tier
@@ -145,7 +142,7 @@ def change(found: Found, base: Found) -> str:
 
 def report(options: Options, founds: Sequence[Found], fingerprint: str) -> list[str]:
     """The tables."""
-    base, given = founds[0], shlex.join(sys.argv[1:])
+    base = founds[0]
     keys = [f"{name}@core" for name in ("boundary_jump", "dynamic_degree")]
     # The dynamic degree of a still segment is 0, and a VDE from it is none.
     quantities = [q for q in base.score.results.quantities if not q.key.startswith("vde_dynamic")]
@@ -153,8 +150,7 @@ def report(options: Options, founds: Sequence[Found], fingerprint: str) -> list[
     lines = [
         "# Post-training, measured in small",
         "",
-        f"{datetime.date.today()}, `python benchmarks/posttraining.py{' ' + given if given else ''}`, from the weights "
-        f"{fingerprint}, torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads. "
+        f"{conditions(fingerprint)}. "
         f"{options.steps} steps of {options.batch} take(s) of five chunks for every row, AdamW at 1e-4, halved at "
         f"half; a roll-out at each step of Self Forcing, the student's adversarial update at every {options.ratio}. "
         f"Velocity error: mean over levels {', '.join(map(str, LEVELS))} on {options.clips} held-out takes, as the "

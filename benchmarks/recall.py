@@ -11,20 +11,15 @@ Videos stay in --videos, so that a stopped run goes on.
 
 from __future__ import annotations
 
-import datetime
-import platform
-import shlex
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
-import torch
 import tyro
 from PIL import Image
-from storybook_score import LATE, SETTINGS, say
+from storybook_score import LATE, SETTINGS, conditions, filmed, say
 from tyro.extras import literal_type_from_choices
 
 from blockvid.evaluation.statistics import Bootstrap
@@ -32,6 +27,7 @@ from blockvid.pipeline import Pipeline
 from blockvid.storybook.films import Film
 from blockvid.storybook.takes import CHUNK_SECONDS, Take, sample_take
 from blockvid.video import read_frames, write_video
+from storybook import interval
 
 LEFT, BACK = 3, 6
 """The chunks before which the place is left, and before which it comes back."""
@@ -73,11 +69,10 @@ def likeness(frames: np.ndarray, per: int) -> float:
     return float((a * b).sum() / np.sqrt((a**2).sum() * (b**2).sum()))
 
 
-def made(options: Options) -> dict[str, list[np.ndarray]]:
+def made(pipe: Pipeline, options: Options) -> dict[str, list[np.ndarray]]:
     """The frames of every film, by way."""
-    pipe, found = Pipeline.from_pretrained(options.model), {}
-    g, told = pipe.models.geometry, list(islice(films(), options.films))
-    found["renders"] = [film.render(g.width, g.height, g.fps, LATE)[0][:-LATE].numpy() for film in told]
+    told = list(islice(films(), options.films))
+    found = {"renders": [filmed(film, pipe.models.geometry) for film in told]}
     for way in options.settings:
         folder = options.videos / pipe.models.fingerprint[:12] / way
         folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +82,7 @@ def made(options: Options) -> dict[str, list[np.ndarray]]:
             if not path.exists():
                 say(f"{way}: film {seed + 1} of {len(told)}")
                 frames = pipe(film.storyboard(f"film {seed}"), replace(SETTINGS[way], seed=seed))
-                write_video(path, frames, g.fps)
+                write_video(path, frames, pipe.models.geometry.fps)
             found[way].append(np.concatenate(list(read_frames(path))))
     return found
 
@@ -105,24 +100,23 @@ def sheet(found: dict[str, list[np.ndarray]], per: int, path: Path, shown: int =
 
 def main(options: Options) -> None:
     """Measure and write the table."""
-    found = made(options)
+    pipe = Pipeline.from_pretrained(options.model)
+    found = made(pipe, options)
     per = len(found["renders"][0]) // 8
     scores = {way: np.array([likeness(frames, per) for frames in videos]) for way, videos in found.items()}
     base, rows = scores[options.settings[0]], []
     for way, values in scores.items():
-        e, d = Bootstrap()(values), Bootstrap()(values - base)
+        d = Bootstrap()(values - base)
         beside = f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]" if way in options.settings[1:] else ""
-        rows.append(f"| {way} | {e.value:.3f} [{e.low:.3f}, {e.high:.3f}] | {beside} |")
+        rows.append(f"| {way} | {interval(list(values))} | {beside} |")
     options.images.mkdir(parents=True, exist_ok=True)
     sheet(found, per, options.images / "recall.png", min(3, options.films))
-    given, pipe = shlex.join(sys.argv[1:]), Pipeline.from_pretrained(options.model)
     lines = [
         "# Does a place come back?",
         "",
-        f"{datetime.date.today()}, `python benchmarks/recall.py{' ' + given if given else ''}`, weights "
-        f"{pipe.models.fingerprint[:12]}, torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} "
-        f"threads. {options.films} films, seeds 0, 1, ...; correlation of the last picture before a place is left with "
-        "the first after it comes back, three chunks later; means with 95 % bootstrap intervals over films.",
+        f"{conditions(pipe.models.fingerprint)}. {options.films} films, seeds 0, 1, ...; correlation of the last "
+        "picture before a place is left with the first after it comes back, three chunks later; means with 95 % "
+        "bootstrap intervals over films.",
         "",
         f"| way | likeness | beside {options.settings[0]}, paired |",
         "|---|---|---|",

@@ -11,10 +11,6 @@ Videos stay in --videos, so that a stopped run goes on; a run with fewer --board
 
 from __future__ import annotations
 
-import datetime
-import platform
-import shlex
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +19,7 @@ import numpy as np
 import torch
 import tyro
 from PIL import Image
-from storybook_score import QUESTIONS, SETTINGS, Score, made_by, reconstructed, rendered, score
+from storybook_score import QUESTIONS, SETTINGS, Score, conditions, made_by, reconstructed, rendered, score
 from tyro.extras import literal_type_from_choices
 
 from blockvid.attention.attend import BlockCausal
@@ -256,15 +252,13 @@ def main(options: Options) -> None:
         reconstruction(pipe.models, options.clips),
         velocity_errors(pipe.models, held_out(pipe.models, options.clips)),
     )
-    given = shlex.join(sys.argv[1:])
     lines = [
         "# The embedded model, measured",
         "",
-        f"{datetime.date.today()}, `python benchmarks/storybook.py{' ' + given if given else ''}`, weights "
-        f"{pipe.models.fingerprint[:12]}, torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} "
-        f"threads, {pipe.models.dit.dtype}. {len(told)} held-out storyboards of a minute, seeds 0, 1, ...; means with "
-        "95 % bootstrap intervals over storyboards. Accuracies are of a classifier's reading of each chunk against "
-        "what its caption asks; the column of the renders says how far the classifier is to be trusted.",
+        f"{conditions(pipe.models.fingerprint)}, {pipe.models.dit.dtype}. {len(told)} held-out storyboards of a "
+        "minute, seeds 0, 1, ...; means with 95 % bootstrap intervals over storyboards. Accuracies are of a "
+        "classifier's reading of each chunk against what its caption asks; the column of the renders says how far the "
+        "classifier is to be trusted.",
         "",
         *table(scores),
         "",

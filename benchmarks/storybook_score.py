@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
+import platform
+import shlex
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +20,12 @@ from blockvid.evaluation.evaluate import Evaluation
 from blockvid.evaluation.metric import Tier
 from blockvid.evaluation.profiles import Release
 from blockvid.evaluation.results import Results
+from blockvid.geometry import Geometry
 from blockvid.pipeline import Pipeline, Settings
 from blockvid.sampling.noise import BoundaryNoise
 from blockvid.storybook.boards import CHUNKS, Board
 from blockvid.storybook.corpus import to_unit
+from blockvid.storybook.films import Film
 from blockvid.storybook.probe import CLASSES, Probe
 from blockvid.video import read_frames, write_video
 
@@ -56,10 +62,23 @@ class Score:
         return np.array([(sum(row), len(row)) for row in rows], dtype=float)
 
 
+def conditions(fingerprint: str) -> str:
+    """When, by which command, of which weights and on what a table was made: how it begins."""
+    command = shlex.join((f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]))
+    return (
+        f"{datetime.date.today()}, `python {command}`, weights {fingerprint[:12]}, torch {torch.__version__}, "
+        f"{platform.machine()}, {torch.get_num_threads()} threads"
+    )
+
+
+def filmed(film: Film, geometry: Geometry) -> np.ndarray:
+    """What the renderer shows, its chunks where those of a generated video are."""
+    return film.render(geometry.width, geometry.height, geometry.fps, LATE)[0][:-LATE].numpy()
+
+
 def rendered(pipe: Pipeline, board: Board, _seed: int = 0) -> np.ndarray:
-    """What the renderer shows."""
-    g = pipe.models.geometry
-    return board.film.render(g.width, g.height, g.fps, LATE)[0][:-LATE].numpy()
+    """What the renderer shows of a board."""
+    return filmed(board.film, pipe.models.geometry)
 
 
 @torch.no_grad()
