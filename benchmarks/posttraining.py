@@ -25,6 +25,7 @@ from tyro.extras import literal_type_from_choices
 from blockvid.evaluation.metric import Tier
 from blockvid.evaluation.results import value
 from blockvid.evaluation.statistics import Bootstrap
+from blockvid.model.load import Models
 from blockvid.pipeline import Pipeline, Settings
 from blockvid.recipes.posttraining import FEW_STEPS
 from storybook import LEVELS, TrueTake, chosen, held_out, measured, velocity_errors
@@ -140,7 +141,7 @@ def change(found: Found, base: Found) -> str:
     return f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
 
 
-def report(options: Options, founds: Sequence[Found], fingerprint: str) -> list[str]:
+def report(options: Options, founds: Sequence[Found], shipped: Models) -> list[str]:
     """The tables."""
     base = founds[0]
     keys = [f"{name}@core" for name in ("boundary_jump", "dynamic_degree")]
@@ -150,7 +151,7 @@ def report(options: Options, founds: Sequence[Found], fingerprint: str) -> list[
     lines = [
         "# Post-training, measured in small",
         "",
-        f"{conditions(fingerprint)}. "
+        f"{conditions(shipped)}. "
         f"{options.steps} steps of {options.batch} take(s) of five chunks for every row, AdamW at 1e-4, halved at "
         f"half; a roll-out at each step of Self Forcing, the student's adversarial update at every {options.ratio}. "
         f"Velocity error: mean over levels {', '.join(map(str, LEVELS))} on {options.clips} held-out takes, as the "
@@ -216,7 +217,7 @@ def main(options: Options) -> None:
         sampler = few if ROWS[name].startswith(("--loss self", "--loss ours")) else many
         founds.append(judged(options, name, str(folder), sampler, folder, takes))
     draw(founds, options.images / "posttraining.png")
-    options.out.write_text("\n".join(report(options, founds, shipped.fingerprint[:12])), encoding="utf-8")
+    options.out.write_text("\n".join(report(options, founds, shipped)), encoding="utf-8")
     print(options.out)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 from PIL import Image
-from storybook_score import LATE, SETTINGS, conditions, filmed, say
+from storybook_score import LATE, SETTINGS, conditions, filmed, identity, say
 from tyro.extras import literal_type_from_choices
 
 from blockvid.evaluation.statistics import Bootstrap
@@ -74,7 +74,7 @@ def made(pipe: Pipeline, options: Options) -> dict[str, list[np.ndarray]]:
     told = list(islice(films(), options.films))
     found = {"renders": [filmed(film, pipe.models.geometry) for film in told]}
     for way in options.settings:
-        folder = options.videos / pipe.models.fingerprint[:12] / way
+        folder = options.videos / identity(pipe.models) / way
         folder.mkdir(parents=True, exist_ok=True)
         found[way] = []
         for seed, film in enumerate(told):
@@ -114,7 +114,7 @@ def main(options: Options) -> None:
     lines = [
         "# Does a place come back?",
         "",
-        f"{conditions(pipe.models.fingerprint)}. {options.films} films, seeds 0, 1, ...; correlation of the last "
+        f"{conditions(pipe.models)}. {options.films} films, seeds 0, 1, ...; correlation of the last "
         "picture before a place is left with the first after it comes back, three chunks later; means with 95 % "
         "bootstrap intervals over films.",
         "",

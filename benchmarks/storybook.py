@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import tyro
 from PIL import Image
-from storybook_score import QUESTIONS, SETTINGS, Score, conditions, made_by, reconstructed, rendered, score
+from storybook_score import QUESTIONS, SETTINGS, Score, conditions, identity, made_by, reconstructed, rendered, score
 from tyro.extras import literal_type_from_choices
 
 from blockvid.attention.attend import BlockCausal
@@ -62,7 +62,7 @@ class Options:
     """Ways to generate, of `storybook_score.SETTINGS`; about ten minutes each on two cores. The others are compared
     with the first of them board by board."""
     against: str | None = None
-    """Other weights, to be compared with board by board, under the first of the settings."""
+    """A folder of other weights, or of these with other defaults, to be compared with under the first setting."""
     probe: Path = STORYBOOK / "probe"
     """What `blockvid train storybook_probe` made; without it nothing is read, and there are no accuracies."""
     tier: Tier = "light"
@@ -233,7 +233,7 @@ def main(options: Options) -> None:
     options.images.mkdir(parents=True, exist_ok=True)
     told = chosen(options.boards, options.first)
     which = "" if options.first == FIRST_SEED else f"-{options.first}"
-    videos = options.videos / f"{pipe.models.fingerprint[:12]}{which}"
+    videos = options.videos / f"{identity(pipe.models)}{which}"
     bounds = {"renders": rendered, "autoencoder": reconstructed}
     scores = {name: score(pipe, probe, told, make, videos / name, options.tier) for name, make in bounds.items()}
     for name in options.settings:
@@ -242,9 +242,12 @@ def main(options: Options) -> None:
     for name in options.settings[1:]:
         compared += [f"{name} beside {way}:", "", *versus(scores[way], scores[name], way, name), ""]
     if other is not None:
-        folder = options.videos / f"{other.models.fingerprint[:12]}{which}" / way
+        folder = options.videos / f"{identity(other.models)}{which}" / way
         base = score(other, probe, told, made_by(SETTINGS[way]), folder, options.tier)
-        heading = f"Beside the weights {other.models.fingerprint[:12]}, under {way}, the same storyboards and seeds:"
+        heading = (
+            f"Beside the weights {other.models.fingerprint[:12]}, guidance {other.models.defaults.guidance:g}, under "
+            f"{way}, the same storyboards and seeds:"
+        )
         compared += [heading, "", *versus(base, scores[way], "other weights", "these"), ""]
     for number, board in enumerate(told[: options.sheets]):
         sheet(board, videos / "renders", videos / way, options.images / f"heldout-{number}.png")
@@ -255,7 +258,7 @@ def main(options: Options) -> None:
     lines = [
         "# The embedded model, measured",
         "",
-        f"{conditions(pipe.models.fingerprint)}, {pipe.models.dit.dtype}. {len(told)} held-out storyboards of a "
+        f"{conditions(pipe.models)}, {pipe.models.dit.dtype}. {len(told)} held-out storyboards of a "
         "minute, seeds 0, 1, ...; means with 95 % bootstrap intervals over storyboards. Accuracies are of a "
         "classifier's reading of each chunk against what its caption asks; the column of the renders says how far the "
         "classifier is to be trusted.",

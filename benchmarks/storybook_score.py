@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import platform
 import shlex
 import sys
@@ -21,6 +22,7 @@ from blockvid.evaluation.metric import Tier
 from blockvid.evaluation.profiles import Release
 from blockvid.evaluation.results import Results
 from blockvid.geometry import Geometry
+from blockvid.model.load import Models
 from blockvid.pipeline import Pipeline, Settings
 from blockvid.sampling.noise import BoundaryNoise
 from blockvid.storybook.boards import CHUNKS, Board
@@ -30,6 +32,8 @@ from blockvid.storybook.probe import CLASSES, Probe
 from blockvid.video import read_frames, write_video
 
 QUESTIONS = tuple(CLASSES)
+SAMPLED = ((20, 3, 8), (20, 4.5, 8), (20, 5, 8), (20, 6, 8), (20, 4.5, 4), (8, 4.5, 4), (6, 4.5, 4))
+"""What the default was chosen among."""
 SETTINGS: dict[str, Settings] = {
     "window": Settings(),
     "full": Settings(policy=Full()),
@@ -40,6 +44,10 @@ SETTINGS: dict[str, Settings] = {
     "window, local shuffle": Settings(policy=Window(), noise=BoundaryNoise("shared", "local", 4)),
     "window, joint shuffle": Settings(policy=Window(), noise=BoundaryNoise("shared", "joint", 4)),
     "window, freenoise": Settings(policy=Window(), noise=BoundaryNoise("independent", "freenoise", 4)),
+    **{
+        f"{steps} steps, guidance {guidance:g}, shift {shift:g}": Settings(steps=steps, guidance=guidance, shift=shift)
+        for steps, guidance, shift in SAMPLED
+    },
 }
 """Ways to generate; boards have the seeds 0, 1, ..."""
 LATE = 1
@@ -62,13 +70,19 @@ class Score:
         return np.array([(sum(row), len(row)) for row in rows], dtype=float)
 
 
-def conditions(fingerprint: str) -> str:
-    """When, by which command, of which weights and on what a table was made: how it begins."""
-    command = shlex.join((f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]))
+def conditions(models: Models) -> str:
+    """When, by which command, of which weights, sampled how, and on what a table was made: how it begins."""
+    command, d = shlex.join((f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:])), models.defaults
     return (
-        f"{datetime.date.today()}, `python {command}`, weights {fingerprint[:12]}, torch {torch.__version__}, "
+        f"{datetime.date.today()}, `python {command}`, weights {models.fingerprint[:12]}, by default {d.solver}, "
+        f"{d.steps} steps, guidance {d.guidance:g}, shift {d.shift:g}; torch {torch.__version__}, "
         f"{platform.machine()}, {torch.get_num_threads()} threads"
     )
+
+
+def identity(models: Models) -> str:
+    """A folder's name for videos of these weights with these defaults: other defaults make other videos."""
+    return f"{models.fingerprint[:12]}-{hashlib.sha256(repr(models.defaults).encode()).hexdigest()[:6]}"
 
 
 def filmed(film: Film, geometry: Geometry) -> np.ndarray:

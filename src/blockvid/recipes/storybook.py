@@ -42,7 +42,7 @@ from blockvid.training.optimisation import AdamW, MuonAdamW, WarmHoldFall
 from blockvid.training.sharding import Sharding, World, place
 
 GEOMETRY = Geometry(width=160, height=96, fps=8, chunk_frames=8)
-DEFAULTS = Defaults(steps=20, guidance=3.0, shift=8.0, negative_prompt="", solver="unipc")
+DEFAULTS = Defaults(steps=10, guidance=3.5, shift=4.0, negative_prompt="", solver="unipc")
 # Extra loss weight where the subject is: the smallest part of the picture and the one looked at. The transformer learns
 # identity last: at 2, after 3,000 steps, every subject began as the same pink average (docs/log.md).
 DETAIL_WEIGHT = 2.0
@@ -321,6 +321,7 @@ def storybook_base() -> TransformerRun:
     """Motion, and chunks that go on from chunks; single chunks and stills keep what was learned before."""
     muon = MuonAdamW(lr=1e-3, matrix_lr=3e-3)
     plan = Plan(4000, optimiser=muon, rate=WarmHoldFall(fall=0.35), ema=0.99, precision="bfloat16")
-    windows = Windows(1, objective=FlowMatching(visibility=RandomlyRecalling(), resampling=Resampling()))
+    resampling = Resampling(guidance=DEFAULTS.guidance)
+    windows = Windows(1, objective=FlowMatching(visibility=RandomlyRecalling(), resampling=resampling))
     single = Windows(6, 1, FlowMatching(Shared()), "chunks")
     return TransformerRun(plan, "base", (windows, single, Stills(48)), workers=os.cpu_count() or 1)
