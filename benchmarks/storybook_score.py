@@ -32,8 +32,6 @@ from blockvid.storybook.probe import CLASSES, Probe
 from blockvid.video import read_frames, write_video
 
 QUESTIONS = tuple(CLASSES)
-SAMPLED = ((20, 3, 8), (20, 4.5, 8), (20, 5, 8), (20, 6, 8), (20, 4.5, 4), (8, 4.5, 4), (6, 4.5, 4))
-"""What the default was chosen among."""
 SETTINGS: dict[str, Settings] = {
     "window": Settings(),
     "full": Settings(policy=Full()),
@@ -44,10 +42,6 @@ SETTINGS: dict[str, Settings] = {
     "window, local shuffle": Settings(policy=Window(), noise=BoundaryNoise("shared", "local", 4)),
     "window, joint shuffle": Settings(policy=Window(), noise=BoundaryNoise("shared", "joint", 4)),
     "window, freenoise": Settings(policy=Window(), noise=BoundaryNoise("independent", "freenoise", 4)),
-    **{
-        f"{steps} steps, guidance {guidance:g}, shift {shift:g}": Settings(steps=steps, guidance=guidance, shift=shift)
-        for steps, guidance, shift in SAMPLED
-    },
 }
 """Ways to generate; boards have the seeds 0, 1, ..."""
 LATE = 1
