@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from storybook_score import Score, conditions, made_by, say, score
+from storybook_score import Score, conditions, identity, made_by, say, score
 from tyro.extras import literal_type_from_choices
 
 from blockvid.evaluation.metric import Tier
@@ -122,7 +122,7 @@ def judged(options: Options, name: str, model: str, sampler: str, folder: Path, 
     pipe = Pipeline.from_pretrained(model)
     errors = velocity_errors(pipe.models, takes)
     make = made_by(SAMPLERS[sampler])
-    videos = folder / f"videos-{sampler.replace(' ', '-').replace(',', '')}"
+    videos = folder / f"{identity(pipe.models)}-{sampler.replace(' ', '-').replace(',', '')}"
     log = [line["seconds_per_step"] for line in lines_of(folder / "log.jsonl")]
     return Found(
         name,
