@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, count, islice
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ import tyro
 from rich.progress import track
 from storybook_score import LATE, conditions
 
+from blockvid.evaluation.scorers.luma import luma, sharpness
 from blockvid.evaluation.statistics import Bootstrap
 from blockvid.model.load import STORYBOOK
 from blockvid.pipeline import Pipeline, Settings
@@ -28,8 +30,8 @@ from blockvid.storybook.probe import Probe
 from storybook import interval
 
 QUESTIONS = ("subject", "scene", "direction")
-Way = tuple[int, float, float]
-"""Steps, guidance and shift."""
+Way = tuple[int, float, float, Literal["cfg", "cfg-zero"]]
+"""Steps, guidance, shift and guidance's rule."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,14 @@ class Options:
     openings: int = 120
     first: int = 810_000
     """Seed of the boards: not those of the scorecard, for whoever chooses by this table may not be judged by it."""
-    ways: tuple[Way, ...] = ((20, 3, 8), (10, 3, 4), (10, 3.5, 4), (10, 4.5, 4))
+    ways: tuple[Way, ...] = (
+        (20, 3, 8, "cfg"),
+        (10, 3, 4, "cfg"),
+        (10, 3.5, 4, "cfg"),
+        (10, 3.5, 4, "cfg-zero"),
+        (10, 4.5, 4, "cfg"),
+        (10, 4.5, 4, "cfg-zero"),
+    )
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,7 @@ class Opening:
     right: tuple[float, ...]
     """By question: 1 right, 0 wrong, nan not asked."""
     clarity: float
-    """Variance of the Laplacian of the luma."""
+    """Mean over its frames."""
     seconds: float
 
 
@@ -63,22 +72,21 @@ def chosen(options: Options) -> list[Board]:
 
 def opening(pipe: Pipeline, probe: Probe, board: Board, seed: int, way: Way) -> Opening:
     """Make one and read it."""
-    steps, guidance, shift = way
-    take = pipe.take(board.storyboard, Settings(seed=seed, steps=steps, guidance=guidance, shift=shift))
+    steps, guidance, shift, rule = way
+    settings = Settings(seed=seed, steps=steps, guidance=guidance, shift=shift, guidance_rule=rule)
+    take = pipe.take(board.storyboard, settings)
     began = time.perf_counter()
     frames = next(take.clips()).frames
     seconds = time.perf_counter() - began
     read = probe.read(torch.from_numpy(frames)[LATE:], pipe.models.geometry.fps)
     answers, wanted = read.answers, board.expected(0)
-    y = frames.astype(float) @ (0.299, 0.587, 0.114)
-    around = y[:, :-2, 1:-1] + y[:, 2:, 1:-1] + y[:, 1:-1, :-2] + y[:, 1:-1, 2:]
     right = (np.nan if wanted[q] is None else float(answers[q] == wanted[q]) for q in QUESTIONS)
-    return Opening(tuple(right), float((around - 4 * y[:, 1:-1, 1:-1]).var()), seconds)
+    return Opening(tuple(right), float(np.mean([sharpness(luma(frame)) for frame in frames])), seconds)
 
 
 def row(way: Way, found: Sequence[Opening], base: Sequence[Opening]) -> str:
     """Shares in percent; what is not asked counts for nothing."""
-    (steps, guidance, shift), cells = way, []
+    (steps, guidance, shift, rule), cells = way, []
     for at in range(len(QUESTIONS)):
         ours, theirs = (np.array([100 * each.right[at] for each in of]) for of in (found, base))
         asked = ~np.isnan(ours)
@@ -88,7 +96,7 @@ def row(way: Way, found: Sequence[Opening], base: Sequence[Opening]) -> str:
             cells[-1] += f", {d.value:+.1f} [{d.low:+.1f}, {d.high:+.1f}]"
     spent, theirs = (np.median([each.seconds for each in of]) for of in (found, base))
     cells += [interval([each.clarity for each in found]), f"{spent / theirs:.2f}"]
-    return f"| {steps} steps, guidance {guidance:g}, shift {shift:g} | {' | '.join(cells)} |"
+    return f"| {steps} steps, {rule} {guidance:g}, shift {shift:g} | {' | '.join(cells)} |"
 
 
 def main(options: Options) -> None:

@@ -245,7 +245,8 @@ def main(options: Options) -> None:
         folder = options.videos / f"{identity(other.models)}{which}" / way
         base = score(other, probe, told, made_by(SETTINGS[way]), folder, options.tier)
         heading = (
-            f"Beside the weights {other.models.fingerprint[:12]}, guidance {other.models.defaults.guidance:g}, under "
+            f"Beside the weights {other.models.fingerprint[:12]}, {other.models.defaults.guidance_rule} "
+            f"{other.models.defaults.guidance:g}, under "
             f"{way}, the same storyboards and seeds:"
         )
         compared += [heading, "", *versus(base, scores[way], "other weights", "these"), ""]

@@ -69,7 +69,7 @@ def conditions(models: Models) -> str:
     command, d = shlex.join((f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:])), models.defaults
     return (
         f"{datetime.date.today()}, `python {command}`, weights {models.fingerprint[:12]}, by default {d.solver}, "
-        f"{d.steps} steps, guidance {d.guidance:g}, shift {d.shift:g}; torch {torch.__version__}, "
+        f"{d.steps} steps, {d.guidance_rule} {d.guidance:g}, shift {d.shift:g}; torch {torch.__version__}, "
         f"{platform.machine()}, {torch.get_num_threads()} threads"
     )
 

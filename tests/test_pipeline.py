@@ -23,6 +23,8 @@ from blockvid.storyboard import Storyboard
 from blockvid.video import read_image
 
 if TYPE_CHECKING:
+    from blockvid.model.load import Models
+    from blockvid.sampling.denoiser import GuidanceRule
     from tiny_models import Tiny
 
 pytest_plugins = ["tiny_models"]
@@ -125,6 +127,16 @@ def test_guidance(pipe: Pipeline) -> None:
     neutral = list(pipe.stream(board(*FOUR[:2], guidance=1.0), replace(FAST, guidance=4.0)))
     assert neutral[0].memory.layers[0].keys.data.shape[0] == 2
     torch.testing.assert_close(neutral[0].latents, plain[0].latents, rtol=1e-4, atol=1e-4)
+
+
+def test_the_guidance_rule_is_the_callers_else_the_models(pipe: Pipeline) -> None:
+    def made(models: Models, rule: GuidanceRule | None) -> Clip:
+        return next(iter(Pipeline(models).stream(board("a fox runs"), replace(FAST, guidance=4.0, guidance_rule=rule))))
+
+    theirs = replace(pipe.models, defaults=replace(pipe.models.defaults, guidance_rule="cfg-zero"))
+    plain, zero = made(pipe.models, None), made(pipe.models, "cfg-zero")
+    assert not same(plain, zero)
+    assert same(made(theirs, None), zero) and same(made(theirs, "cfg"), plain)
 
 
 def test_the_negative_prompt_is_the_callers_else_the_storyboards_else_the_models(pipe: Pipeline) -> None:

@@ -25,7 +25,7 @@ from blockvid.model.device import pick_device, pick_dtype
 from blockvid.model.dit import TextContext
 from blockvid.model.load import Models, load_models
 from blockvid.model.text import PromptEmbedding
-from blockvid.sampling.denoiser import Guided, VelocityDenoiser
+from blockvid.sampling.denoiser import GuidanceRule, Guided, VelocityDenoiser
 from blockvid.sampling.noise import BoundaryNoise, ContextNoise, Start, chunk_seed
 from blockvid.sampling.plans import Chunkwise
 from blockvid.sampling.sampler import Condition, Progress, sample
@@ -47,6 +47,8 @@ class Settings:
     seed: int = 0
     steps: int | None = None
     guidance: float | None = None
+    guidance_rule: GuidanceRule | None = None
+    """What the scale multiplies: `Guided`."""
     shift: float | None = None
     solver: Solver | None = None
     policy: KeyValuePolicy = field(default_factory=Window)
@@ -68,6 +70,7 @@ class Settings:
             self,
             steps=defaults.steps if self.steps is None else self.steps,
             guidance=defaults.guidance if self.guidance is None else self.guidance,
+            guidance_rule=self.guidance_rule or defaults.guidance_rule,
             shift=defaults.shift if self.shift is None else self.shift,
             solver=self.solver or SOLVERS[defaults.solver],
             context_noise=defaults.context_noise if self.context_noise is None else self.context_noise,
@@ -254,6 +257,7 @@ class Take:
         chunk = self.chunks[index]
         positions = self._positions(chunk).to(self.device)
         rope, settings = self.models.dit.rope, self.settings
+        assert settings.guidance_rule is not None and settings.context_noise is not None
         attend = Cached(rope, self.cache.recall(index, chunk.start), positions)
         empty = ChunkMemory(index, chunk.start, chunk.frames, positions, ())
         seed = chunk_seed(settings.seed, index)
@@ -262,8 +266,7 @@ class Take:
         rows = [index, len(self.chunks)] if self.guided else [index]
         mask = self.prompts.mask[rows, None] if self.models.text_mask else None
         text = TextContext(self.prompts.tokens[rows, None], (chunk.frames,), mask)
-        denoiser = Guided(VelocityDenoiser(self.models.dit), self._scale(chunk))
-        assert settings.context_noise is not None
+        denoiser = Guided(VelocityDenoiser(self.models.dit), self._scale(chunk), settings.guidance_rule)
         context = ContextNoise(settings.context_noise, seed)
         return Condition(denoiser, text, attend, writer, context)
 

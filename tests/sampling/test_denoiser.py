@@ -12,7 +12,7 @@ from blockvid.attention.attend import Attend
 from blockvid.errors import InputError
 from blockvid.flow import noised, over_frames, velocity
 from blockvid.model.dit import TextContext
-from blockvid.sampling.denoiser import Guided, VelocityDenoiser
+from blockvid.sampling.denoiser import GuidanceRule, Guided, VelocityDenoiser
 
 
 def unseen(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -97,9 +97,31 @@ def test_scale_one_is_the_conditional_exactly_and_without_negative_rows_costs_no
     assert told.rows == [rows, 2 * rows]
 
 
-def test_guidance_leaves_clean_frames_alone() -> None:
-    x = draw(1)
-    assert torch.equal(Guided(Told(), 6.0)(x, torch.zeros(1, 4), words(2), unseen), x)
+@pytest.mark.parametrize("rule", ["cfg", "cfg-zero"])
+def test_guidance_leaves_clean_frames_alone(rule: GuidanceRule) -> None:
+    """And what a clean frame holds says nothing about how far the others go."""
+    x, clean = draw(1), torch.tensor([[0.0, 0.7, 0.7, 0.7]])
+    assert torch.equal(Guided(Told(), 6.0, rule)(x, torch.zeros(1, 4), words(2), unseen), x)
+    found = Guided(Told(), 6.0, rule)(x, clean, words(2), unseen)
+    assert torch.equal(found[:, :, 0], x[:, :, 0])
+    other = torch.cat((5 + x[:, :, :1], x[:, :, 1:]), dim=2)
+    torch.testing.assert_close(Guided(Told(), 6.0, rule)(other, clean, words(2), unseen)[:, :, 1:], found[:, :, 1:])
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_cfg_zero_guides_from_the_multiple_of_the_negative_velocity_that_is_nearest(rows: int) -> None:
+    """By least squares of velocities; and one that only goes on further in its own direction is not led anywhere."""
+    x, sigma, text = draw(rows), torch.full((rows, 4), 0.7), words(2 * rows)
+    guided = Guided(Told(), 3.0, "cfg-zero")(x, sigma, text, unseen)
+    halves = [TextContext(half, (4,)) for half in text.tokens.chunk(2)]
+    cond, uncond = ((x - Told()(x, sigma, half, unseen)) / 0.7 for half in halves)
+    for row in range(rows):
+        c, u = cond[row].flatten(), uncond[row].flatten()
+        nearest = torch.linalg.lstsq(u[:, None], c[:, None]).solution.squeeze() * u
+        torch.testing.assert_close(guided[row].flatten(), x[row].flatten() - 0.7 * torch.lerp(nearest, c, 3.0))
+    v = draw(1)
+    parallel = Guided(VelocityDenoiser(Path(torch.cat((2 * v, v)))), 5.0, "cfg-zero")
+    torch.testing.assert_close(parallel(x[:1], sigma[:1], words(2), unseen), x[:1] - 0.7 * 2 * v)
 
 
 def test_guidance_without_negative_rows_is_an_input_error() -> None:

@@ -46,6 +46,9 @@ class Generate:
     guidance: Annotated[float | None, default("the model's", "SCALE")] = None
     """How strongly prompts are followed, about 3 to 8; 1 is not at all beyond what the model learned, in half the
     time."""
+    guidance_rule: Annotated[Literal["cfg", "cfg-zero"] | None, default("the model's", "cfg|cfg-zero")] = None
+    """cfg is classifier-free guidance; cfg-zero (CFG-Zero*) first gives the negative prompt's velocity its best length,
+    which costs nothing and lets the scale be larger."""
     shift: Annotated[float | None, default("the model's", "NUMBER")] = None
     """Warp of the noise levels: larger spends more steps at high noise."""
     solver: Annotated[Literal["unipc", "euler", "renoise"] | None, default("the model's", "unipc|euler|renoise")] = None
@@ -111,6 +114,7 @@ class Generate:
             seed=self.seed,
             steps=self.steps,
             guidance=self.guidance,
+            guidance_rule=self.guidance_rule,
             shift=self.shift,
             solver=None if self.solver is None else SOLVERS[self.solver],
             policy=self.memory.policy(),

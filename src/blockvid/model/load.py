@@ -56,6 +56,7 @@ class Defaults:
     negative_prompt: str
     solver: Literal["unipc", "euler", "renoise"] = "unipc"
     context_noise: float = 0.0
+    guidance_rule: Literal["cfg", "cfg-zero"] = "cfg"
 
     def __post_init__(self) -> None:
         if self.steps < 1:

@@ -45,6 +45,14 @@ def luma(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
     return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
 
 
+def sharpness(y: UInt8[np.ndarray, "h w"]) -> float:
+    """Variance of the Laplacian of luma (Eq. 20), as in `Luma`."""
+    cv2 = opencv()
+    # 8-bit differences fit 16 bits, and the sums are taken in float64: the same number at half the cost of floats.
+    _, edges = cv2.meanStdDev(cv2.Laplacian(y, cv2.CV_16S, ksize=1))
+    return float(edges.item()) ** 2
+
+
 def _read(window: Window) -> Rows:
     rows = [_statistics(p.pixels, p.once(luma)) for p in window.wanted]
     return {key: np.array([row[key] for row in rows], dtype=np.float32) for key in rows[0]}
@@ -52,14 +60,12 @@ def _read(window: Window) -> Rows:
 
 def _statistics(pixels: UInt8[np.ndarray, "h w 3"], y: UInt8[np.ndarray, "h w"]) -> dict[str, float | list[float]]:
     cv2 = opencv()
-    # 8-bit differences fit 16 bits, and the sums are taken in float64: the same number at half the cost of floats.
-    _, edges = cv2.meanStdDev(cv2.Laplacian(y, cv2.CV_16S, ksize=1))
     mean, spread = cv2.meanStdDev(y)
     red, green, blue = cv2.split(pixels)
     high = cv2.mean(cv2.max(cv2.max(red, green), blue))[0]
     low = cv2.mean(cv2.min(cv2.min(red, green), blue))[0]
     return {
-        "sharpness": float(edges.item()) ** 2,
+        "sharpness": sharpness(y),
         "mean": mean.item() / 255,
         "spread": spread.item() / 255,
         "saturation": (high - low) / high if high else 0.0,
