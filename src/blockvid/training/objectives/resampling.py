@@ -24,8 +24,8 @@ class Resampling:
 
     A row's level is uniform in [`lowest`, `highest`]: low ones draw detail anew, high ones contents. From there it
     takes `steps` Euler steps on a grid that `shift` warps, every chunk seeing itself and the `window` chunks before it.
-    Unlike that paper's, all chunks descend together, not each on its finished predecessors; and they are guided as
-    generation is, for what guidance overdoes adds up along a video. `share` of the batches are resampled.
+    Unlike that paper's, all chunks descend together, not each on its finished predecessors; and they are guided (by the
+    rule "cfg"), for what guidance overdoes adds up along a video. `share` of the batches are resampled.
     """
 
     share: float = 0.3
