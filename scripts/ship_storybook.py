@@ -8,18 +8,21 @@ import sys
 from pathlib import Path
 
 import torch
+import tyro
 from safetensors.torch import load_file, save_file
 
+from blockvid.errors import InputError
 from blockvid.model.load import CARD, STORYBOOK
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-def main(run: Path) -> None:
-    """Replace the shipped weights by those that the folder has, keeping their model card (README.md)."""
-    for part in ("transformer", "vae", "probe"):
-        if not (run / part).exists():
-            continue
+def main(run: tyro.conf.Positional[Path]) -> None:
+    """Replace the shipped weights by those that the folder `run` has, keeping their model card (README.md)."""
+    parts = [part for part in ("transformer", "vae", "probe") if (run / part / WEIGHTS).exists()]
+    if not parts:
+        raise InputError(f"{run} has no transformer, vae or probe; name the --out of `blockvid train storybook_base`")
+    for part in parts:
         (STORYBOOK / part).mkdir(parents=True, exist_ok=True)
         config = json.loads((run / part / "config.json").read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)  # a path of the machine that trained it
@@ -37,4 +40,8 @@ def main(run: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    try:
+        tyro.cli(main)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
