@@ -178,12 +178,15 @@ def versus(base: Score, now: Score, them: str, us: str) -> list[str]:
             e = over_boards(lambda rows, a=theirs, b=ours: share(b, rows) - share(a, rows), len(ours))
             both = f"{accuracy(base, question, chunks)} | {accuracy(now, question, chunks)}"
             lines.append(f"| {question}, {name} | {both} | {e.value:+.1f} [{e.low:+.1f}, {e.high:+.1f}] |")
-    scored = [{video.name: video.scores for video in of.results.videos} for of in (base, now)]
-    for metric in (m for m in now.results.metrics if m.name in METRICS):
-        theirs, ours = (np.array([value(of[name][metric.key]) for name in sorted(scored[0])]) for of in scored)
-        e = Bootstrap()(ours - theirs)
-        both = f"{measured(base, metric.key)} | {measured(now, metric.key)}"
-        lines.append(f"| {metric.key} | {both} | {e.value:+.3g} [{e.low:+.3g}, {e.high:+.3g}] |")
+    named = [(m.key, m.key) for m in now.results.metrics if m.name in METRICS]
+    named += [(f"VDE, {q.key}", q.key) for q in now.results.quantities]
+    for name, key in named:
+        theirs, ours = (np.array([found for _, found in sorted(of.results.values(key).items())]) for of in (base, now))
+        both = np.isfinite(ours - theirs)  # a video that does not move at first has no VDE of its dynamic degree
+        e = Bootstrap()((ours - theirs)[both])
+        counted = "" if both.all() else f" ({both.sum()} boards)"
+        cells = f"{measured(base, key)} | {measured(now, key)}"
+        lines.append(f"| {name}{counted} | {cells} | {e.value:+.3g} [{e.low:+.3g}, {e.high:+.3g}] |")
     return lines
 
 
