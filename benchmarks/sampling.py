@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, count, islice
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -25,12 +24,13 @@ from blockvid.evaluation.scorers.luma import luma, sharpness
 from blockvid.evaluation.statistics import Bootstrap
 from blockvid.model.load import STORYBOOK
 from blockvid.pipeline import Pipeline, Settings
+from blockvid.sampling.denoiser import GuidanceRule
 from blockvid.storybook.boards import Board, boards
 from blockvid.storybook.probe import Probe
 from storybook import interval
 
 QUESTIONS = ("subject", "scene", "direction")
-Way = tuple[int, float, float, Literal["cfg", "cfg-zero"]]
+Way = tuple[int, float, float, GuidanceRule]
 """Steps, guidance, shift and guidance's rule."""
 
 

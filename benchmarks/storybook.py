@@ -59,7 +59,7 @@ class Options:
     """Another seed gives twenty other boards, such as 800000: for choosing settings, so that none is reported on the
     boards it was chosen on. Give --out and --images then, or they replace the published ones."""
     settings: tuple[Way, ...] = ("window",)
-    """Ways to generate, of `storybook_score.SETTINGS`; about ten minutes each on two cores. The others are compared
+    """Ways to generate, of `storybook_score.SETTINGS`; five to eight minutes each on two cores. The others are compared
     with the first of them board by board."""
     against: str | None = None
     """A folder of other weights, or of these with other defaults, to be compared with under the first setting."""
