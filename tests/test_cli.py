@@ -282,6 +282,7 @@ def test_unknown_arguments_are_refused(board: Path, place: Path, run: Run, argum
         (["generate"], "Missing from blockvid generate: PATH"),
         (["generate", "board.toml", "--stps", "3"], "--stps, 3; use --steps"),
         (["generate", "board.toml", "--steps", "x"], "--steps x is no INT"),
+        (["generate", "board.toml", "--guidance-rule", "none"], "--guidance-rule none is unknown; use cfg, cfg-zero;"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

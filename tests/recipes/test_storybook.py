@@ -17,8 +17,9 @@ from blockvid.model.dit import BlockDiT
 from blockvid.model.storybook_vae import StorybookVAE
 from blockvid.recipes.storybook import AutoencoderRun, Corpus, Stills, TransformerRun, Windows
 from blockvid.storybook.corpus import Shards
+from blockvid.training.checkpoint import Checkpoints, sizes_of
 from blockvid.training.loop import Plan
-from blockvid.training.objectives import Reconstruction
+from blockvid.training.objectives import PatchGAN, Reconstruction
 from blockvid.training.sharding import ALONE
 
 GEOMETRY = Geometry(width=16, height=16, fps=8, chunk_frames=8)
@@ -105,15 +106,24 @@ def test_the_shard_after_those_learned_from_is_looked_at_and_not_learned(tmp_pat
     assert looks[0]["loss"] != looks[2]["loss"] and looks[1]["loss"] != looks[3]["loss"]
 
 
-def test_the_decoder_learns_alone_and_latents_stay_as_they_are(tmp_path: Path) -> None:
+@pytest.mark.parametrize("adversary", [None, PatchGAN(alone=0, width=4)])
+def test_the_decoder_learns_alone_and_latents_stay_as_they_are(tmp_path: Path, adversary: PatchGAN | None) -> None:
     (tmp_path / "snippets").mkdir()
     clips = {
         "frames": torch.randint(256, (8, 17, 16, 16, 3), dtype=torch.uint8),
         "mask": torch.ones(8, 17, 16, 16, dtype=torch.uint8),
     }
     save_file(clips, tmp_path / "snippets" / "00000.safetensors")
-    objective = Reconstruction(momentum=0.0)
-    run = AutoencoderRun(Plan(2, ema=0.0), "decoder", GEOMETRY, shards=1, objective=objective, workers=1)
+    run = AutoencoderRun(
+        Plan(2, ema=0.0),
+        "run",
+        "decoder",
+        GEOMETRY,
+        shards=1,
+        objective=Reconstruction(momentum=0.0),
+        adversary=adversary,
+        workers=1,
+    )
     with pytest.raises(InputError, match=r"vae is missing; run `blockvid train storybook_autoencoder"):
         run(tmp_path)
     before = StorybookVAE(width=32, latent_width=32)
@@ -124,12 +134,15 @@ def test_the_decoder_learns_alone_and_latents_stay_as_they_are(tmp_path: Path) -
     assert torch.equal(before.encode(clip)[0], after.encode(clip)[0])
     latents = torch.randn(1, 16, 2, 2, 2)
     assert not torch.equal(before.decode(latents)[0], after.decode(latents)[0])
+    newest = Checkpoints(tmp_path / "run" / "checkpoints", ALONE, 2).newest()
+    assert newest is not None
+    assert any("networks.critic" in name for name in sizes_of(newest)) == (adversary is not None)
 
 
 def test_the_autoencoder_goes_on_from_a_smaller_one(tmp_path: Path) -> None:
     before = StorybookVAE(width=32, latent_width=32, latent_blocks=1)
     before.save_pretrained(tmp_path / "vae")
-    run = AutoencoderRun(Plan(2), geometry=GEOMETRY, width=32, latent_width=32, latent_blocks=2)
+    run = AutoencoderRun(Plan(2), "run", geometry=GEOMETRY, width=32, latent_width=32, latent_blocks=2)
     clip = torch.randn(1, 3, 5, 16, 16)
     assert len(run.model(tmp_path).encoder) == 2
     assert torch.equal(before.encode(clip)[0], run.model(tmp_path).encode(clip)[0])

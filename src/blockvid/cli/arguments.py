@@ -53,4 +53,11 @@ def _one_line(box: str) -> str:
     typed = r"Error parsing (\S+): no type matching (?:\{None\}\|)?(.*?) could be instantiated from \['(.*?)'\].*"
     wrong = re.sub(typed, r"\1 \3 is no \2", wrong)
     wrong = re.sub(r"Error parsing run(\.\w+)?: ", "", wrong)
+    wrong = re.sub(r"invalid choice '(.*?)' for argument '(.*?)'\. Expected one of \((.*)\)", _choices, wrong)
     return "; ".join(part for part in (wrong.rstrip("."), repair, see) if part)
+
+
+def _choices(found: re.Match[str]) -> str:
+    """Without the None that leaves a choice to the model, which nobody can type."""
+    choices = sorted(set(re.findall(r"'(.*?)'", found[3])) - {"None"})
+    return f"{found[2]} {found[1]} is unknown; use {', '.join(choices)}"

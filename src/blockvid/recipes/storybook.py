@@ -36,7 +36,7 @@ from blockvid.storybook.takes import CHUNK_SECONDS
 from blockvid.training.batch import Batch, Losses, Source
 from blockvid.training.densities import Shared
 from blockvid.training.loop import Cadence, Loop, Loss, Plan, losses_of
-from blockvid.training.objectives import FlowMatching, Reconstruction, Resampling
+from blockvid.training.objectives import FlowMatching, PatchGAN, Reconstruction, Resampling
 from blockvid.training.objectives.visibility import RandomlyRecalling
 from blockvid.training.optimisation import AdamW, MuonAdamW, WarmHoldFall
 from blockvid.training.sharding import Sharding, World, place
@@ -57,6 +57,8 @@ class AutoencoderRun:
     """
 
     plan: Plan
+    name: str
+    """Of its folder in `out`: checkpoints and log."""
     part: Literal["autoencoder", "decoder"] = "autoencoder"
     geometry: Geometry = GEOMETRY
     shards: int = 560
@@ -66,31 +68,37 @@ class AutoencoderRun:
     latent_blocks: int = 4
     """More than `out/vae` has begin as identities."""
     objective: Reconstruction = Reconstruction()
+    adversary: PatchGAN | None = None
     workers: int = 2
     device: str = "auto"
 
     def __call__(self, out: Path, stop: Callable[[], bool] = lambda: False) -> None:
         """Run to the end or until `stop`; over an earlier `out` it continues."""
-        world = World(pick_device(self.device))
+        world, adversary = World(pick_device(self.device)), self.adversary
         model = self.model(out)
+        networks: dict[str, nn.Module] = {"model": model} | (adversary.networks() if adversary else {})
         snippets = Snippets(self.geometry)
         build(out / "snippets", range(self.shards), snippets, self.workers)
-        place({"model": model}, world, Sharding())
+        place(networks, world, Sharding())
         data = Shards.read(out / "snippets", range(self.shards), RENDERED)
 
-        def losses(_step: int, index: int, generator: torch.Generator) -> Losses:
+        def losses(step: int, index: int, generator: torch.Generator) -> Losses:
             rows = data.rows(index, self.batch)
             frames = to_unit(data.tensors["frames"][rows].to(world.device))
             weight = 1 + DETAIL_WEIGHT * (data.tensors["mask"][rows, None].to(world.device) > 0).float()
             found = self.objective(model, frames, weight, generator)
-            return Losses({"model": found["loss"]}, {"psnr": found["psnr"]})
+            logged = {"pixels_loss": found.loss.detach(), "psnr": found.psnr}
+            if adversary is None:
+                return Losses({"model": found.loss}, logged)
+            heard = adversary(networks["critic"], found.frames, frames, weight, step, generator)
+            return Losses({**heard.due, "model": found.loss + heard.due["model"]}, {**logged, **heard.logged})
 
         def export(_step: int, average: nn.Module) -> None:
             assert isinstance(average, StorybookVAE)
             average.save_pretrained(out / "vae")
             _reconstructions(average, data, out / "reconstructions.png")
 
-        loop = Loop({"model": model}, losses, self.plan, out / self.part, world, cadence=Cadence(save=250))
+        loop = Loop(networks, losses, self.plan, out / self.name, world, cadence=Cadence(save=250))
         loop.run(on_save=export, stop=stop)
 
     def model(self, out: Path) -> StorybookVAE:
@@ -299,7 +307,7 @@ def storybook_autoencoder() -> AutoencoderRun:
     """The autoencoder: a quarter of an hour on two cores for these steps; it goes on improving for hours."""
     adam = AdamW(lr=2e-3, weight_decay=0.0, betas=(0.9, 0.98))
     plan = Plan(1500, optimiser=adam, rate=WarmHoldFall(fall=0.4), ema=0.995, precision="bfloat16")
-    return AutoencoderRun(plan, objective=Reconstruction(motion=0.5), workers=os.cpu_count() or 1)
+    return AutoencoderRun(plan, "autoencoder", objective=Reconstruction(motion=0.5), workers=os.cpu_count() or 1)
 
 
 def storybook_decoder() -> AutoencoderRun:
@@ -307,7 +315,19 @@ def storybook_decoder() -> AutoencoderRun:
     adam = AdamW(lr=1e-3, weight_decay=0.0, betas=(0.9, 0.98))
     plan = Plan(3000, optimiser=adam, rate=WarmHoldFall(fall=0.8), ema=0.995, precision="bfloat16")
     objective = Reconstruction(noise=0.1, momentum=0.0)
-    return AutoencoderRun(plan, "decoder", objective=objective, workers=os.cpu_count() or 1)
+    return AutoencoderRun(plan, "decoder", "decoder", objective=objective, workers=os.cpu_count() or 1)
+
+
+def storybook_sharpen() -> AutoencoderRun:
+    """The decoder again, against a critic: details that errors of pixels alone would blur. Latents stay as they are."""
+    adam = AdamW(lr=2e-4, weight_decay=0.0, betas=(0.5, 0.95))
+    critic = AdamW(lr=5e-4, weight_decay=0.0, betas=(0.5, 0.95))
+    rate = WarmHoldFall(warmup=30, fall=0.6)
+    plan = Plan(2200, optimiser=adam, others={"critic": critic}, rate=rate, ema=0.99, precision="bfloat16")
+    objective = Reconstruction(noise=0.1, motion=0.5, momentum=0.0)
+    return AutoencoderRun(
+        plan, "sharpen", "decoder", batch=2, objective=objective, adversary=PatchGAN(), workers=os.cpu_count() or 1
+    )
 
 
 def storybook_stills() -> TransformerRun:

@@ -14,7 +14,7 @@ def test_reconstruction_tracks_latent_statistics_and_has_gradients() -> None:
     frames = torch.rand(2, 3, 5, 16, 16) * 2 - 1
     objective = Reconstruction(momentum=1.0)
     losses = objective(vae, frames, torch.ones(2, 1, 5, 16, 16), torch.Generator().manual_seed(0))
-    losses["loss"].backward()
+    losses.loss.backward()
     assert all(p.grad is not None for p in vae.parameters())
     latents, _ = vae.encode(frames)
     assert latents.mean().abs() < 1e-5 and abs(latents.std() - 1) < 0.05
@@ -30,7 +30,7 @@ def test_motion_counts_errors_that_change_and_not_those_that_stay() -> None:
 
     def excess(frames: torch.Tensor) -> float:
         weight = torch.ones(1, 1, 5, 16, 16)
-        made = [Reconstruction(motion=m)(vae, frames, weight, torch.Generator())["loss"] for m in (0.0, 1.0)]
+        made = [Reconstruction(motion=m)(vae, frames, weight, torch.Generator()).loss for m in (0.0, 1.0)]
         return (made[1] - made[0]).item()
 
     moving = still * torch.tensor([1, -1, 1, -1, 1]).view(1, 1, -1, 1, 1)

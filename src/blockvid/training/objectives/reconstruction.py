@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from blockvid.model.storybook_vae import StorybookVAE
+
+
+class Reconstructed(NamedTuple):
+    """What came back, and how far it is from what went in."""
+
+    frames: Float[Tensor, "b 3 t h w"]
+    loss: Float[Tensor, ""]
+    psnr: Float[Tensor, ""]
+    """In dB, over the batch."""
 
 
 @dataclass(frozen=True)
@@ -33,23 +43,22 @@ class Reconstruction:
         frames: Float[Tensor, "b 3 t h w"],
         weight: Float[Tensor, "b 1 t h w"],
         generator: torch.Generator,
-    ) -> dict[str, Tensor]:
-        """Losses of one batch of clips of 1 + 4k frames in [-1, 1]; `weight` is larger where detail matters."""
+    ) -> Reconstructed:
+        """One batch of clips of 1 + 4k frames in [-1, 1]; `weight` is larger where detail matters."""
         latents, _ = model.encode(frames)
         self._track(model, latents.detach().float())
         disturbed = latents + self.noise * torch.randn(latents.shape, generator=generator).to(latents)
         decoded, _ = model.decode(disturbed)
-        error = decoded.float() - frames
+        decoded = decoded.float()
+        error = decoded - frames
         scale = weight / weight.mean()
         pixels, squares = (error.abs() * scale).mean(), (error.square() * scale).mean()
         edges = (error.diff(dim=-1).abs() * scale[..., 1:]).mean() + (
             error.diff(dim=-2).abs() * scale[..., 1:, :]
         ).mean()
         motion = (error.diff(dim=2).abs() * scale[:, :, 1:]).mean()
-        return {
-            "loss": pixels + self.edges * edges + self.motion * motion + self.squares * squares,
-            "psnr": -10 * (error.square().mean() / 4).log10(),
-        }
+        loss = pixels + self.edges * edges + self.motion * motion + self.squares * squares
+        return Reconstructed(decoded, loss, -10 * (error.square().mean() / 4).log10())
 
     def _track(self, model: StorybookVAE, latents: Tensor) -> None:
         mean = latents.mean(dim=(0, 2, 3, 4)) * model.latents_std + model.latents_mean
