@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -137,6 +138,35 @@ def test_the_decoder_learns_alone_and_latents_stay_as_they_are(tmp_path: Path, a
     newest = Checkpoints(tmp_path / "run" / "checkpoints", ALONE, 2).newest()
     assert newest is not None
     assert any("networks.critic" in name for name in sizes_of(newest)) == (adversary is not None)
+
+
+def test_what_is_exported_keeps_a_share_of_what_there_was(tmp_path: Path) -> None:
+    """And the share is of what the run began with, over a stop."""
+    StorybookVAE(width=32, latent_width=32).save_pretrained(tmp_path / "vae")
+    clips = {
+        "frames": torch.randint(256, (8, 17, 16, 16, 3), dtype=torch.uint8),
+        "mask": torch.ones(8, 17, 16, 16, dtype=torch.uint8),
+    }
+    exported = []
+    for keep in (0.0, 0.25, 1.0):
+        folder = tmp_path / f"{keep}"
+        (folder / "snippets").mkdir(parents=True)
+        save_file(clips, folder / "snippets" / "00000.safetensors")
+        shutil.copytree(tmp_path / "vae", folder / "vae")
+        objective = Reconstruction(momentum=0.0)
+        run = AutoencoderRun(
+            Plan(1, ema=0.0), "run", "decoder", GEOMETRY, shards=1, objective=objective, keep=keep, workers=1
+        )
+        run(folder)
+        replace(run, plan=Plan(2, ema=0.0))(folder)
+        exported.append(StorybookVAE.from_pretrained(folder / "vae").state_dict())
+    before = StorybookVAE.from_pretrained(tmp_path / "vae").state_dict()
+    trained, mixed, kept = exported
+    name = "frame_out.weight"
+    assert not torch.equal(trained[name], before[name])
+    for name, tensor in before.items():
+        assert torch.equal(kept[name], tensor)
+        torch.testing.assert_close(mixed[name], torch.lerp(tensor, trained[name], 0.75))
 
 
 def test_the_autoencoder_goes_on_from_a_smaller_one(tmp_path: Path) -> None:

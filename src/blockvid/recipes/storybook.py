@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,6 +70,9 @@ class AutoencoderRun:
     """More than `out/vae` has begin as identities."""
     objective: Reconstruction = Reconstruction()
     adversary: PatchGAN | None = None
+    keep: float = 0.0
+    """Share that the decoder as it was before the run has in what is exported (network interpolation, Wang et al. 2018,
+    arXiv 1809.00219): what a critic asks for is detail and grain, and a mean has most of the detail."""
     workers: int = 2
     device: str = "auto"
 
@@ -95,8 +99,9 @@ class AutoencoderRun:
 
         def export(_step: int, average: nn.Module) -> None:
             assert isinstance(average, StorybookVAE)
-            average.save_pretrained(out / "vae")
-            _reconstructions(average, data, out / "reconstructions.png")
+            shown = self._mixed(average, out) if self.keep else average
+            shown.save_pretrained(out / "vae")
+            _reconstructions(shown, data, out / "reconstructions.png")
 
         loop = Loop(networks, losses, self.plan, out / self.name, world, cadence=Cadence(save=250))
         loop.run(on_save=export, stop=stop)
@@ -109,10 +114,25 @@ class AutoencoderRun:
             if (out / "vae").exists():
                 model.become(StorybookVAE.from_pretrained(out / "vae"))
             return model
-        model = StorybookVAE.from_pretrained(autoencoder_of(out)).float().train()
+        model = StorybookVAE.from_pretrained(self._began(out)).float().train()
         for part in (model.frame_in, model.frame_encoder, model.group_in, model.encoder, model.to_latent):
             part.requires_grad_(False)
         return model
+
+    def _began(self, out: Path) -> Path:
+        """A copy of what `out/vae` was before the run."""
+        kept = out / self.name / "began"
+        if not kept.exists():
+            fresh = shutil.copytree(autoencoder_of(out), kept.with_suffix(".new"), dirs_exist_ok=True)
+            fresh.rename(kept)
+        return kept
+
+    @torch.no_grad()
+    def _mixed(self, trained: StorybookVAE, out: Path) -> StorybookVAE:
+        mixed = StorybookVAE.from_pretrained(self._began(out)).float()
+        for ours, theirs in zip(mixed.parameters(), trained.parameters(), strict=True):
+            ours.lerp_(theirs.cpu().float(), 1 - self.keep)
+        return mixed
 
 
 def autoencoder_of(out: Path) -> Path:
@@ -326,7 +346,14 @@ def storybook_sharpen() -> AutoencoderRun:
     plan = Plan(2200, optimiser=adam, others={"critic": critic}, rate=rate, ema=0.99, precision="bfloat16")
     objective = Reconstruction(noise=0.1, motion=0.5, momentum=0.0)
     return AutoencoderRun(
-        plan, "sharpen", "decoder", batch=2, objective=objective, adversary=PatchGAN(), workers=os.cpu_count() or 1
+        plan,
+        "sharpen",
+        "decoder",
+        batch=2,
+        objective=objective,
+        adversary=PatchGAN(),
+        keep=0.3,
+        workers=os.cpu_count() or 1,
     )
 
 
