@@ -20,7 +20,8 @@ from blockvid.recipes.storybook import AutoencoderRun, Corpus, Stills, Transform
 from blockvid.storybook.corpus import Shards
 from blockvid.training.checkpoint import Checkpoints, sizes_of
 from blockvid.training.loop import Plan
-from blockvid.training.objectives import PatchGAN, Reconstruction
+from blockvid.training.objectives import Reconstruction
+from blockvid.training.patch_gan import PatchGAN
 from blockvid.training.sharding import ALONE
 
 GEOMETRY = Geometry(width=16, height=16, fps=8, chunk_frames=8)

@@ -37,9 +37,10 @@ from blockvid.storybook.takes import CHUNK_SECONDS
 from blockvid.training.batch import Batch, Losses, Source
 from blockvid.training.densities import Shared
 from blockvid.training.loop import Cadence, Loop, Loss, Plan, losses_of
-from blockvid.training.objectives import FlowMatching, PatchGAN, Reconstruction, Resampling
+from blockvid.training.objectives import FlowMatching, Reconstruction, Resampling
 from blockvid.training.objectives.visibility import RandomlyRecalling
 from blockvid.training.optimisation import AdamW, MuonAdamW, WarmHoldFall
+from blockvid.training.patch_gan import PatchGAN
 from blockvid.training.sharding import Sharding, World, place
 
 GEOMETRY = Geometry(width=160, height=96, fps=8, chunk_frames=8)

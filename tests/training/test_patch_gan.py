@@ -10,8 +10,7 @@ import torch.nn.functional as F
 
 from blockvid.errors import InputError
 from blockvid.training.batch import Losses
-from blockvid.training.objectives import PatchGAN
-from blockvid.training.objectives.patch_gan import PatchCritic
+from blockvid.training.patch_gan import PatchCritic, PatchGAN
 
 SETTINGS = PatchGAN(alone=0, width=4)
 
