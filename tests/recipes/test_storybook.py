@@ -108,14 +108,18 @@ def test_the_shard_after_those_learned_from_is_looked_at_and_not_learned(tmp_pat
     assert looks[0]["loss"] != looks[2]["loss"] and looks[1]["loss"] != looks[3]["loss"]
 
 
-@pytest.mark.parametrize("adversary", [None, PatchGAN(alone=0, width=4)])
-def test_the_decoder_learns_alone_and_latents_stay_as_they_are(tmp_path: Path, adversary: PatchGAN | None) -> None:
-    (tmp_path / "snippets").mkdir()
-    clips = {
+def snippets() -> dict[str, torch.Tensor]:
+    """A shard of pictures of numbers."""
+    return {
         "frames": torch.randint(256, (8, 17, 16, 16, 3), dtype=torch.uint8),
         "mask": torch.ones(8, 17, 16, 16, dtype=torch.uint8),
     }
-    save_file(clips, tmp_path / "snippets" / "00000.safetensors")
+
+
+@pytest.mark.parametrize("adversary", [None, PatchGAN(alone=0, width=4)])
+def test_the_decoder_learns_alone_and_latents_stay_as_they_are(tmp_path: Path, adversary: PatchGAN | None) -> None:
+    (tmp_path / "snippets").mkdir()
+    save_file(snippets(), tmp_path / "snippets" / "00000.safetensors")
     run = AutoencoderRun(
         Plan(2, ema=0.0),
         "run",
@@ -144,10 +148,7 @@ def test_the_decoder_learns_alone_and_latents_stay_as_they_are(tmp_path: Path, a
 def test_what_is_exported_keeps_a_share_of_what_there_was(tmp_path: Path) -> None:
     """And the share is of what the run began with, over a stop."""
     StorybookVAE(width=32, latent_width=32).save_pretrained(tmp_path / "vae")
-    clips = {
-        "frames": torch.randint(256, (8, 17, 16, 16, 3), dtype=torch.uint8),
-        "mask": torch.ones(8, 17, 16, 16, dtype=torch.uint8),
-    }
+    clips = snippets()
     exported = []
     for keep in (0.0, 0.25, 1.0):
         folder = tmp_path / f"{keep}"
@@ -168,6 +169,11 @@ def test_what_is_exported_keeps_a_share_of_what_there_was(tmp_path: Path) -> Non
     for name, tensor in before.items():
         assert torch.equal(kept[name], tensor)
         torch.testing.assert_close(mixed[name], torch.lerp(tensor, trained[name], 0.75))
+
+
+def test_more_than_all_cannot_be_kept() -> None:
+    with pytest.raises(InputError, match=r"keep"):
+        AutoencoderRun(Plan(1), "run", keep=1.5)
 
 
 def test_the_autoencoder_goes_on_from_a_smaller_one(tmp_path: Path) -> None:

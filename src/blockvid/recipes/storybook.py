@@ -35,7 +35,7 @@ from blockvid.storybook.corpus import (
 )
 from blockvid.storybook.takes import CHUNK_SECONDS
 from blockvid.training.batch import Batch, Losses, Source
-from blockvid.training.densities import Shared
+from blockvid.training.densities import Shared, check_share
 from blockvid.training.loop import Cadence, Loop, Loss, Plan, losses_of
 from blockvid.training.objectives import FlowMatching, Reconstruction, Resampling
 from blockvid.training.objectives.visibility import RandomlyRecalling
@@ -76,6 +76,9 @@ class AutoencoderRun:
     arXiv 1809.00219): what a critic asks for is detail and grain, and a mean has most of the detail."""
     workers: int = 2
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_share("keep", self.keep)
 
     def __call__(self, out: Path, stop: Callable[[], bool] = lambda: False) -> None:
         """Run to the end or until `stop`; over an earlier `out` it continues."""

@@ -108,4 +108,5 @@ class PatchGAN:
             slope = self.penalty(lambda x: look(x)[0].reshape(-1, 1), torch.cat((real, made.detach())), generator)
             judged = judged + self.lazy * self.steepness * slope  # half of each of the two, which are half of the rows
             logged["steepness"] = slope.detach()
-        return Losses({"model": float(step >= self.alone) * through(misses, made), "critic": judged}, logged)
+        heard = through(misses, made) if step >= self.alone else judged.new_zeros(())
+        return Losses({"model": heard, "critic": judged}, logged)
