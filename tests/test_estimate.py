@@ -18,7 +18,7 @@ import torch
 from blockvid.attention.policies import Full, KeyValuePolicy, Semantic, Window
 from blockvid.attention.storage import Storage
 from blockvid.errors import InputError
-from blockvid.estimate import Estimate, Memory, estimate, fit, memory
+from blockvid.estimate import product_rate, Estimate, Memory, estimate, fit, memory
 from blockvid.model.load import describe_models, load_models
 from blockvid.pipeline import Settings
 from blockvid.storyboard import Storyboard
@@ -82,6 +82,15 @@ def test_what_makes_it_cheaper(wan_1b: Path) -> None:
     none = of(wan_1b, Settings(policy=Window(0)))
     assert none.memory.cache == pytest.approx(usual.memory.cache * 21 / 101, rel=0.1)
     assert of(wan_1b, Settings(), torch.float32).memory.cache == 2 * usual.memory.cache
+
+
+def test_an_overlap_is_counted_and_not_cached(wan_1b: Path) -> None:
+    """All chunks but the first, of 21, have 20 latent frames, and see 20 to 41 others."""
+    none, two = (of(wan_1b, Settings(policy=Window(2), overlap=frames)) for frames in (0, 2))
+    frame = 30 * 52
+    assert (two.tokens_per_chunk, two.most_attended) == (22 * frame, 63 * frame)
+    assert 263 / 241 < two.operations / none.operations < (22 * 63) / (20 * 61)
+    assert two.memory.cache == none.memory.cache and two.memory.denoising > none.memory.denoising
 
 
 GPU = torch.device("cuda")  # a label here: nothing is computed on it
@@ -184,3 +193,18 @@ def test_the_memory_predicted_is_about_the_memory_used(storybook: Tiny, tmp_path
     storyboard = Storyboard.read(tmp_path / "board.txt")
     predicted = estimate(models, storyboard, Settings().resolved(models, storyboard), CPU).memory.peak
     assert 0.5 < predicted / used < 2
+
+
+def test_a_slow_processor_is_found_out_by_a_small_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that emulates bfloat16: a thousand rows would take it minutes."""
+    rows: list[int] = []
+
+    def slow(a: torch.Tensor, b: torch.Tensor, times: int) -> float:
+        rows.append(len(a))
+        return times * len(a) * b.numel() / 1e6
+
+    monkeypatch.setattr("blockvid.estimate._seconds", slow)
+    assert product_rate(CPU, torch.bfloat16, 256) == pytest.approx(2e6)
+    assert rows == [2]
+    monkeypatch.undo()
+    assert product_rate(CPU, torch.float32, 64) > 1e8

@@ -208,6 +208,8 @@ REMEMBERED = {
     "one layer chooses": replace(FAST, policy=Semantic(1, 1, replace(THIN, layer=1)), placement="absolute"),
     "context noise": replace(FAST, context_noise=0.2),
     "warm start": replace(FAST, schedule=ChunkSchedule("cosine")),
+    "overlap": replace(FAST, overlap=1),
+    "overlap, sparse": replace(FAST, overlap=2, policy=DynamicSparse(2, THIN)),
     "shared noise": replace(FAST, policy=DynamicSparse(1, THIN), noise=BoundaryNoise("shared", "joint", 1)),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,19 @@ import pytest
 import torch
 from PIL import Image
 
+from blockvid.attention.attend import Masked
+from blockvid.attention.masks import block_causal, chunk_ids
 from blockvid.attention.policies import Full, Window
+from blockvid.attention.rope import grid_positions
 from blockvid.errors import InputError
+from blockvid.flow import ChunkSchedule
 from blockvid.model.autoencoder import decode
 from blockvid.model.device import pick_device
+from blockvid.model.dit import TextContext
 from blockvid.pipeline import Clip, Pipeline, Settings, State, picture_latent, to_uint8
+from blockvid.sampling.noise import base_noise
 from blockvid.sampling.sampler import Progress
-from blockvid.sampling.solvers import Renoise, Solver
+from blockvid.sampling.solvers import Euler, Renoise, Solver
 from blockvid.storyboard import Storyboard
 from blockvid.video import read_image
 
@@ -197,6 +204,8 @@ def test_every_step_is_told(pipe: Pipeline) -> None:
         ({"shift": 0.0}, "shift"),
         ({"context_noise": -0.1}, "context noise -0.1 is outside 0 to 1"),
         ({"context_noise": 1.0}, "context noise 1.0 is outside 0 to 1"),
+        ({"overlap": -1}, "an overlap of -1 latent frames is outside 0 to"),
+        ({"overlap": 99}, "an overlap of 99 latent frames is outside 0 to"),
         ({"shift": float("inf")}, "shift"),
         ({"seed": -1}, "seed -1 is outside 0 to"),
         ({"seed": 2**63}, "is outside 0 to"),
@@ -226,3 +235,58 @@ def test_bfloat16_weights_make_a_video_too(storybook: Tiny) -> None:
     clips = list(pipe.stream(board(*FOUR[:2]), FAST))
     assert clips[0].memory.layers[0].keys.data.dtype == torch.bfloat16 and clips[0].latents.dtype == torch.float32
     assert json.loads((storybook.folder / "blockvid.json").read_text())["defaults"]["solver"] == "euler"
+
+
+@pytest.mark.parametrize("overlap", [1, 2])
+def test_an_overlap_is_the_clean_end_of_the_chunk_before_seen_once_more(pipe: Pipeline, overlap: int) -> None:
+    """Against one masked forward a step: the first chunk, its last frames again, and the noisy second chunk."""
+    settings, story = replace(FAST, overlap=overlap, guidance=1.0, solver=Euler()), board(*FOUR[:2])
+    first, second = (clip.latents for clip in pipe.stream(story, settings))
+    take, dit, g = pipe.take(story, settings), pipe.models.dit, pipe.models.geometry
+    sides = g.latent_height // g.patch[1], g.latent_width // g.patch[2]
+    sizes = (first.shape[2], overlap + second.shape[2])
+    positions = torch.cat([grid_positions(sizes[0], *sides), grid_positions(sizes[1], *sides, sizes[0] - overlap)])
+    ids = chunk_ids(tuple(size * g.tokens_per_frame for size in sizes))
+    attend = Masked(dit.rope, positions, block_causal(ids))
+    mask = take.prompts.mask[None, :2] if pipe.models.text_mask else None
+    text = TextContext(take.prompts.tokens[None, :2], sizes, mask)
+    x, again = base_noise(take.settings.seed, 1, second.shape), first[:, :, -overlap:]
+    assert take.settings.shift is not None
+    for sigma, sigma_next in pairwise(Euler().grid(2, take.settings.shift)):
+        levels = torch.zeros(1, sum(sizes))
+        levels[:, -x.shape[2] :] = sigma
+        v = dit(torch.cat([first, again, x], dim=2), 1000 * levels, text, attend)[:, :, -x.shape[2] :]
+        x = x + (sigma_next - sigma) * v
+    torch.testing.assert_close(second, x, rtol=1e-4, atol=1e-4)
+
+
+def test_an_overlap_is_not_shown_and_not_remembered(pipe: Pipeline) -> None:
+    plain, over = (list(pipe.stream(board(*FOUR), replace(FAST, overlap=frames))) for frames in (0, 1))
+    assert same(plain[0], over[0]) and not any(same(a, b) for a, b in zip(plain[1:], over[1:], strict=True))
+    for a, b in zip(plain, over, strict=True):
+        assert a.latents.shape == b.latents.shape and a.frames.shape == b.frames.shape
+        assert a.memory.layers[0].keys.data.shape == b.memory.layers[0].keys.data.shape
+    short = list(pipe.stream(board(*FOUR[:2]), replace(FAST, overlap=1)))
+    assert torch.equal(short[1].latents, over[1].latents)
+    with pytest.raises(ValueError, match="no latents"):
+        next(iter(pipe.stream(board(*FOUR), replace(FAST, overlap=1), 1, State((plain[0].memory,), plain[0].decoder))))
+
+
+def test_the_overlap_is_the_callers_else_the_models(pipe: Pipeline) -> None:
+    theirs = Pipeline(replace(pipe.models, defaults=replace(pipe.models.defaults, overlap=1)))
+    asked, default = (
+        list(of.stream(board(*FOUR[:2]), settings))[1]
+        for of, settings in ((pipe, replace(FAST, overlap=1)), (theirs, FAST))
+    )
+    assert same(asked, default)
+
+
+def test_an_overlap_beside_a_warm_start_and_a_picture(pipe: Pipeline, picture: Path) -> None:
+    """The picture stays the chunk's first frame: what is known of the chunk before comes in front of it."""
+    shots = [{"prompt": FOUR[0], "seconds": 1.0}, {"prompt": FOUR[1], "seconds": 1.0, "image": str(picture)}]
+    story = Storyboard.model_validate({"shots": shots})
+    settings = replace(FAST, overlap=1, schedule=ChunkSchedule("cosine"))
+    g = pipe.models.geometry
+    clean = picture_latent(pipe.models.autoencoder, read_image(picture, g.width, g.height), True)
+    made = list(pipe.stream(story, settings))[1]
+    assert torch.equal(made.latents[:, :, :1], clean) and made.latents.shape[2] == 2

@@ -97,8 +97,10 @@ def estimate(models: Models, storyboard: Storyboard, settings: Settings, device:
     assert settings.steps is not None
     chunks = storyboard.chunks(geometry)
     n, dim = geometry.tokens_per_frame, _width(models)
-    sizes = [chunk.frames * n for chunk in chunks]
-    spans = [frames * n for frames in _attended(chunks, settings.policy)]
+    overlaps = _overlaps(chunks, settings)
+    sizes = [(chunk.frames + overlap) * n for chunk, overlap in zip(chunks, overlaps, strict=True)]
+    seen = zip(_attended(chunks, settings.policy), overlaps, strict=True)
+    spans = [(frames + overlap) * n for frames, overlap in seen]
     weights = sum(p.numel() for p in dit.blocks.parameters())
     scores = 4 * dit.config["num_layers"] * dim
     per_call = [2 * weights * own + scores * own * seen for own, seen in zip(sizes, spans, strict=True)]
@@ -119,6 +121,12 @@ def estimate(models: Models, storyboard: Storyboard, settings: Settings, device:
         expected_seconds=operations / (ATTENTION_SHARE * product_rate(device, dit.dtype, dim)),
         where=f"{device.type}, {torch.get_num_threads()} threads, {str(dit.dtype).removeprefix('torch.')}",
     )
+
+
+def _overlaps(chunks: tuple[Chunk, ...], settings: Settings) -> list[int]:
+    """Latent frames of the chunk before that each chunk is denoised beside."""
+    assert settings.overlap is not None
+    return [0, *(min(settings.overlap, chunk.frames) for chunk in chunks[:-1])]
 
 
 def _rows(chunks: tuple[Chunk, ...], settings: Settings) -> int:
@@ -144,8 +152,9 @@ def memory(models: Models, storyboard: Storyboard, settings: Settings, device: t
     offloaded = storage.place == "host" and device.type != "cpu"
     here = recalled + ahead if offloaded else held  # of what is remembered, as it is stored
     number = 2 * rows * layers * dim
-    live = rows * element * (own * (12 * dim + dit.config["ffn_dim"]) + 2 * seen * dim)
-    scores = rows * dit.config["num_attention_heads"] * own * seen
+    beside = max(_overlaps(chunks, settings)) * n
+    live = rows * element * ((own + beside) * (12 * dim + dit.config["ffn_dim"]) + 2 * (seen + beside) * dim)
+    scores = rows * dit.config["num_attention_heads"] * (own + beside) * (seen + beside)
     if device.type == "cpu" and dit.dtype == torch.bfloat16 and scores <= EXPLICIT_SCORES:
         live += scores * element  # written out there, see attend.py
     area = 4 * geometry.width * geometry.height
@@ -238,13 +247,24 @@ def fit(models: Models, storyboard: Storyboard, settings: Settings, device: torc
 
 
 def product_rate(device: torch.device, dtype: torch.dtype, dim: int) -> float:
-    """Operations a second of a matrix product of the model's shape, measured for a fraction of a second."""
-    a, b = torch.randn(1024, dim, device=device, dtype=dtype), torch.randn(dim, 4 * dim, device=device, dtype=dtype)
+    """Operations a second of a matrix product of the model's shape, measured for about a second.
+
+    Of two rows first, then of more: in bfloat16 a CPU without the instructions multiplies hundreds of times slower, and a
+    product of a thousand rows would take minutes.
+    """
+    b = torch.randn(dim, 4 * dim, device=device, dtype=dtype)
+    rows, seconds = 1, 0.0
+    while seconds < 0.2 and rows < 1024:
+        rows *= 2
+        seconds = _seconds(torch.randn(rows, dim, device=device, dtype=dtype), b, 4)
+    return 4 * 2 * rows * dim * 4 * dim / seconds
+
+
+def _seconds(a: torch.Tensor, b: torch.Tensor, times: int) -> float:
+    """How long a @ b takes, so many times."""
     (a @ b).sum().item()
-    began, done = time.perf_counter(), 0
-    while time.perf_counter() - began < 0.2:
-        for _ in range(4):
-            c = a @ b
-        c.sum().item()
-        done += 4
-    return done * 2 * a.shape[0] * dim * 4 * dim / (time.perf_counter() - began)
+    began = time.perf_counter()
+    for _ in range(times):
+        c = a @ b
+    c.sum().item()
+    return time.perf_counter() - began

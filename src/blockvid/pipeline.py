@@ -59,6 +59,8 @@ class Settings:
     """Warm start: chunk c begins at eps_c from the chunk before it, instead of from noise. None: from noise."""
     context_noise: float | None = None
     """Sigma at which a finished chunk is remembered: `ContextNoise`."""
+    overlap: int | None = None
+    """Last latent frames of the chunk before, clean, that a chunk is denoised beside: `Start.overlapping`."""
     negative_prompt: str | None = None
     image: Path | None = None
     """First frame: the video starts from this picture (text + image to video)."""
@@ -74,6 +76,7 @@ class Settings:
             shift=defaults.shift if self.shift is None else self.shift,
             solver=self.solver or SOLVERS[defaults.solver],
             context_noise=defaults.context_noise if self.context_noise is None else self.context_noise,
+            overlap=defaults.overlap if self.overlap is None else self.overlap,
             negative_prompt=(storyboard.negative_prompt or defaults.negative_prompt)
             if self.negative_prompt is None
             else self.negative_prompt,
@@ -89,7 +92,12 @@ class Settings:
             raise InputError(f"seed {made.seed} is outside 0 to 2^63 - 1, as in a storyboard; use a number such as 0")
         if made.steps > 1000:
             raise InputError(f"{made.steps} steps are more than the 1000 levels a model tells apart; use 10 to 50")
-        assert made.solver is not None and made.context_noise is not None
+        assert made.solver is not None and made.context_noise is not None and made.overlap is not None
+        if not 0 <= made.overlap <= models.geometry.chunk_frames:
+            raise InputError(
+                f"an overlap of {made.overlap} latent frames is outside 0 to {models.geometry.chunk_frames}, the "
+                "length of a chunk; use 0 for none, or 1"
+            )
         made.solver.grid(made.steps, made.shift)
         ContextNoise(made.context_noise)
         salience, layers = made.policy.salience, len(models.dit.blocks)
@@ -246,26 +254,27 @@ class Take:
         seeds = [self.settings.seed if chunk.seed is None else chunk.seed for chunk in self.chunks]
         seed = chunk_seed(seeds[index], index)
         noise = self.settings.noise(index, seeds, [chunk.frames for chunk in self.chunks], shape, self.device)
+        start, overlap = Start.after(clean, noise, seed), self._overlap(index)
         if self.starts and index > 0:
-            assert self.latents is not None
-            return Start.warm(clean, noise, self.latents.to(self.device), self.starts[index], seed)
-        return Start.after(clean, noise, seed)
+            start = Start.warm(clean, noise, self._previous(), self.starts[index], seed)
+        return start.overlapping(self._previous()[:, :, -overlap:]) if overlap else start
 
     def condition(self, chunks: tuple[int, ...]) -> Condition:
         """The chunk's prompt (and the negative prompt) and the past that the policy recalls."""
         (index,) = chunks
         chunk = self.chunks[index]
-        positions = self._positions(chunk).to(self.device)
+        overlap = self._overlap(index)
+        own, seen = self._positions(chunk.frames), self._positions(overlap + chunk.frames, -overlap)
         rope, settings = self.models.dit.rope, self.settings
         assert settings.guidance_rule is not None and settings.context_noise is not None
-        attend = Cached(rope, self.cache.recall(index, chunk.start), positions)
-        empty = ChunkMemory(index, chunk.start, chunk.frames, positions, ())
+        attend = Cached(rope, self.cache.recall(index, chunk.start), seen)
+        empty = ChunkMemory(index, chunk.start, chunk.frames, own, ())
         seed = chunk_seed(settings.seed, index)
         chance = torch.Generator().manual_seed(seed)
         writer = MemoryWriter(empty, rope, chance, settings.policy.salience, settings.storage)
         rows = [index, len(self.chunks)] if self.guided else [index]
         mask = self.prompts.mask[rows, None] if self.models.text_mask else None
-        text = TextContext(self.prompts.tokens[rows, None], (chunk.frames,), mask)
+        text = TextContext(self.prompts.tokens[rows, None], (overlap + chunk.frames,), mask)
         denoiser = Guided(VelocityDenoiser(self.models.dit), self._scale(chunk), settings.guidance_rule)
         context = ContextNoise(settings.context_noise, seed)
         return Condition(denoiser, text, attend, writer, context)
@@ -314,9 +323,23 @@ class Take:
                     f"{MAX_POSITION}; use a policy that recalls less, or compact positions"
                 )
 
-    def _positions(self, chunk: Chunk) -> Tensor:
+    def _positions(self, frames: int, start: int = 0) -> Tensor:
         g = self.geometry
-        return grid_positions(chunk.frames, g.latent_height // g.patch[1], g.latent_width // g.patch[2])
+        made = grid_positions(frames, g.latent_height // g.patch[1], g.latent_width // g.patch[2], start)
+        return made.to(self.device)
+
+    def _previous(self) -> Float[Tensor, "1 c f h w"]:
+        """Latents of the last finished chunk."""
+        if self.latents is None:
+            raise ValueError(
+                "the state has no latents: a warm start or an overlap begins from those of the chunk before"
+            )
+        return self.latents.to(self.device)
+
+    def _overlap(self, index: int) -> int:
+        """Latent frames of the chunk before that this one is denoised beside."""
+        assert self.settings.overlap is not None
+        return min(self.settings.overlap, self.chunks[index - 1].frames) if index else 0
 
     def _embed(self) -> PromptEmbedding:
         encoder = self.models.text_encoder()  # dropped on return: a large encoder is not kept beside the transformer

@@ -98,6 +98,14 @@ def test_known_frames_win_over_a_warm_start() -> None:
     assert torch.equal(start.x[:, :, 1:], Start.warm(None, noise, previous, 0.3).x[:, :, 1:])
 
 
+def test_an_overlap_stands_before_all_that_a_chunk_starts_from() -> None:
+    noise, previous, clean = base_noise(0, 1, SHAPE), base_noise(1, 0, (1, 4, 2, 2, 2)), torch.ones(1, 4, 1, 2, 2)
+    plain = Start.after(clean, noise, seed=3)
+    start = plain.overlapping(previous)
+    assert (start.known.tolist(), start.overlap, start.seed) == ([True, True, True, False, False], 2, 3)
+    assert torch.equal(start.x, torch.cat([previous, plain.x], dim=2))
+
+
 @pytest.mark.parametrize("level", [0.0, -0.1, 1.1, float("nan")])
 def test_a_warm_start_at_no_level_is_an_input_error(level: float) -> None:
     with pytest.raises(InputError, match=f"level {level} is outside .* use 1"):

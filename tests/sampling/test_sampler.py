@@ -54,7 +54,8 @@ def attend_to_itself(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def writer(chunk: int) -> MemoryWriter:
-    return MemoryWriter(ChunkMemory(chunk, 0, FRAMES[chunk], grid_positions(1, 1, 1), ()), Rope(16), torch.Generator())
+    empty = ChunkMemory(chunk, 0, FRAMES[chunk], grid_positions(FRAMES[chunk], 2, 2), ())
+    return MemoryWriter(empty, Rope(16), torch.Generator())
 
 
 def shape(chunk: int) -> tuple[int, ...]:

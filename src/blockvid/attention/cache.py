@@ -95,6 +95,7 @@ class MemoryWriter:
 
     q and k are un-rotated; row 0 (the conditional branch) decides which tokens are kept, for all rows. Salience is
     computed at the chunk's own positions: scores depend on differences only, so the choice is the same anywhere.
+    Tokens in front of the chunk's own, those of an overlap, are left out: they are remembered with their own chunk.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class MemoryWriter:
         v: Float[Tensor, "b s heads d"],
     ) -> None:
         """The next layer of the pass."""
+        q, k, v = (x[:, x.shape[1] - len(self.empty.grid) :] for x in (q, k, v))
         due = len(self.layers) + len(self._waiting)
         if layer != due:
             raise ValueError(f"layer {layer} came where layer {due} was due: one writer serves one forward")

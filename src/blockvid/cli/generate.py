@@ -53,6 +53,9 @@ class Generate:
     """Warp of the noise levels: larger spends more steps at high noise."""
     solver: Annotated[Literal["unipc", "euler", "renoise"] | None, default("the model's", "unipc|euler|renoise")] = None
     """unipc needs fewer steps; euler is the plainest there is; renoise is for few-step students (Self Forcing)."""
+    overlap: Annotated[int | None, default("the model's", "FRAMES")] = None
+    """Last latent frames of a chunk that the next one is denoised beside, clean, so that it goes on from them more
+    smoothly; each takes as long as one of its own."""
     negative_prompt: Annotated[str | None, default("the storyboard's, else the model's", "TEXT")] = None
     """What to stay away from, when guidance is not 1."""
     index: int = 0
@@ -123,6 +126,7 @@ class Generate:
             noise=self.noise.boundary(),
             schedule=self.noise.levels(),
             context_noise=self.noise.context_noise,
+            overlap=self.overlap,
             negative_prompt=self.negative_prompt,
             image=self.image,
         )

@@ -57,6 +57,7 @@ class Defaults:
     solver: Literal["unipc", "euler", "renoise"] = "unipc"
     context_noise: float = 0.0
     guidance_rule: Literal["cfg", "cfg-zero"] = "cfg"
+    overlap: int = 0
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -67,6 +68,8 @@ class Defaults:
             raise InputError(f"a guidance of {self.guidance} is not a finite number of at least 0; use 1 for none")
         if not 0 <= self.context_noise < 1:
             raise InputError(f"context noise {self.context_noise} is outside 0 to 1; use 0 for none")
+        if self.overlap < 0:
+            raise InputError(f"an overlap of {self.overlap} latent frames is below 0; use 0 for none, or 1")
 
 
 class Sizes(BaseModel):

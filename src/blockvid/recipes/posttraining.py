@@ -33,7 +33,7 @@ from blockvid.training.rollout import Rollout
 from blockvid.training.sharding import Mesh, Precision, Sharding, World, launched, place
 from blockvid.training.tracking import TensorBoard, Tracker, Wandb
 
-FEW_STEPS = Settings(steps=len(Rollout().timesteps), guidance=1.0, shift=Rollout().shift, solver=Renoise())
+FEW_STEPS = Settings(steps=len(Rollout().timesteps), guidance=1.0, shift=Rollout().shift, solver=Renoise(), overlap=0)
 """How a model that Self Forcing trained is sampled: as it was rolled out."""
 
 

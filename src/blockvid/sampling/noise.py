@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -160,6 +160,8 @@ class Start:
     known: Bool[Tensor, " f"]
     seed: int = 0
     """Of noise that a solver draws on the way."""
+    overlap: int = 0
+    """Leading frames that are the chunk's before, denoised along and not handed out."""
 
     @classmethod
     def after(cls, clean: Float[Tensor, "b c k h w"] | None, noise: Float[Tensor, "b c f h w"], seed: int = 0) -> Start:
@@ -189,6 +191,15 @@ class Start:
         still = repeat(like[:, :, -1], "b c h w -> b c f h w", f=frames - like.shape[2])
         at = torch.full((noise.shape[0], frames), level, dtype=noise.dtype, device=noise.device)
         return cls.after(clean, noised(torch.cat([like, still], dim=2), noise, at), seed)
+
+    def overlapping(self, previous: Float[Tensor, "b c k h w"]) -> Start:
+        """The same behind the clean last frames of the chunk before: what is denoised beside them goes on from them.
+
+        SkyReels-V2 overlaps its windows so; here it is beside the cache, not instead of it.
+        """
+        known = torch.cat([torch.ones(previous.shape[2], dtype=torch.bool), self.known.cpu()])
+        x = torch.cat([previous.to(self.x), self.x], dim=2)
+        return replace(self, x=x, known=known, overlap=self.overlap + previous.shape[2])
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ class _Moving:
     x: Float[Tensor, "b c f h w"]
     known: Bool[Tensor, " f"]
     state: Any  # the solver's own, opaque here
+    overlap: int
     updates: int = 0
 
     def levels(self, sigma: float) -> Float[Tensor, "b f"]:
@@ -85,14 +86,14 @@ def sample(
         if seen is None:
             active, seen = move.chunks, condition(move.chunks)
         if isinstance(move, Commit):
-            x = moving.pop(move.chunk).x
-            commit(_last_pass(x, seen))
+            done = moving.pop(move.chunk)
+            commit(_last_pass(done.x, seen))
             seen = None
-            yield Finished(move.chunk, x)
+            yield Finished(move.chunk, done.x[:, :, done.overlap :])
         else:
             for chunk in [chunk for chunk in move.chunks if chunk not in moving]:
                 start = begin(chunk)
-                moving[chunk] = _Moving(start.x, start.known.cpu(), solver.start(start.seed))
+                moving[chunk] = _Moving(start.x, start.known.cpu(), solver.start(start.seed), start.overlap)
             moving |= _advance(move, [moving[chunk] for chunk in move.chunks], solver, seen)
             yield Progress(move.chunks, tuple(moving[chunk].updates for chunk in move.chunks), len(grid) - 1)
 
