@@ -18,7 +18,7 @@ import torch
 from blockvid.attention.policies import Full, KeyValuePolicy, Semantic, Window
 from blockvid.attention.storage import Storage
 from blockvid.errors import InputError
-from blockvid.estimate import product_rate, Estimate, Memory, estimate, fit, memory
+from blockvid.estimate import Estimate, Memory, estimate, fit, memory, product_rate
 from blockvid.model.load import describe_models, load_models
 from blockvid.pipeline import Settings
 from blockvid.storyboard import Storyboard

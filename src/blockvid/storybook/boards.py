@@ -48,9 +48,13 @@ class Board:
         }
 
 
-@lru_cache(maxsize=2)
 def boards(first: int = FIRST_SEED) -> tuple[Board, ...]:
     """The twenty, always the same: of each kind the first that the seeds from `first` on give, no subject twice."""
+    return _boards(first)
+
+
+@lru_cache(maxsize=2)  # by the seed itself: a default that is left out would be another key
+def _boards(first: int) -> tuple[Board, ...]:
     found: dict[Kind, list[Board]] = {kind: [] for kind in SHARES}
     for take in _takes(first):
         kind = _kind(take)
