@@ -249,8 +249,8 @@ def fit(models: Models, storyboard: Storyboard, settings: Settings, device: torc
 def product_rate(device: torch.device, dtype: torch.dtype, dim: int) -> float:
     """Operations a second of a matrix product of the model's shape, measured for about a second.
 
-    Of two rows first, then of more: a CPU that emulates bfloat16 multiplies hundreds of times slower, and a product of a
-    thousand rows would take it minutes.
+    Of two rows first, then of more: a CPU that emulates bfloat16 multiplies hundreds of times slower, and would be at a
+    product of a thousand rows for minutes.
     """
     b = torch.randn(dim, 4 * dim, device=device, dtype=dtype)
     rows, seconds = 1, 0.0

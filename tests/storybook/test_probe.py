@@ -106,7 +106,6 @@ def test_the_boards_are_unseen_pairs_and_say_what_their_kind_says(seed: int) -> 
 
 
 def test_other_seeds_give_other_boards() -> None:
-    assert boards() == boards(FIRST_SEED)
     assert not {take.seed for board in boards() for take, _ in board.film.told} & {
         take.seed for board in boards(800_000) for take, _ in board.film.told
     }
