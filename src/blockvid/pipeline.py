@@ -245,7 +245,7 @@ class Take:
             yield Clip(chunk, pixels, event.latents, self.memory, decoder.state(), self._trace(chunk, self.memory))
 
     def begin(self, index: int) -> Start:
-        """Noise of the chunk, with its first latent frame given where the storyboard has a picture."""
+        """Noise of the chunk, its first latent frame given where the storyboard has a picture, behind the overlap."""
         g = self.geometry
         path, clean = self.anchors.get(index), None
         if path is not None:
