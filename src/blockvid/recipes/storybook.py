@@ -44,7 +44,7 @@ from blockvid.training.patch_gan import PatchGAN
 from blockvid.training.sharding import Sharding, World, place
 
 GEOMETRY = Geometry(width=160, height=96, fps=8, chunk_frames=8)
-DEFAULTS = Defaults(steps=10, guidance=3.5, shift=4.0, negative_prompt="", solver="unipc", overlap=1)
+DEFAULTS = Defaults(steps=10, guidance=3.5, shift=4.0, negative_prompt="", solver="unipc")
 # Extra loss weight where the subject is: the smallest part of the picture and the one looked at. The transformer learns
 # identity last: at 2, after 3,000 steps, every subject began as the same pink average (docs/log.md).
 DETAIL_WEIGHT = 2.0
