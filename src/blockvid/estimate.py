@@ -97,10 +97,10 @@ def estimate(models: Models, storyboard: Storyboard, settings: Settings, device:
     assert settings.steps is not None
     chunks = storyboard.chunks(geometry)
     n, dim = geometry.tokens_per_frame, _width(models)
-    overlaps = _overlaps(chunks, settings)
+    overlaps = settings.overlaps(chunks)
     sizes = [(chunk.frames + overlap) * n for chunk, overlap in zip(chunks, overlaps, strict=True)]
-    seen = zip(_attended(chunks, settings.policy), overlaps, strict=True)
-    spans = [(frames + overlap) * n for frames, overlap in seen]
+    attended = _attended(chunks, settings.policy)
+    spans = [(frames + overlap) * n for frames, overlap in zip(attended, overlaps, strict=True)]
     weights = sum(p.numel() for p in dit.blocks.parameters())
     scores = 4 * dit.config["num_layers"] * dim
     per_call = [2 * weights * own + scores * own * seen for own, seen in zip(sizes, spans, strict=True)]
@@ -121,12 +121,6 @@ def estimate(models: Models, storyboard: Storyboard, settings: Settings, device:
         expected_seconds=operations / (ATTENTION_SHARE * product_rate(device, dit.dtype, dim)),
         where=f"{device.type}, {torch.get_num_threads()} threads, {str(dit.dtype).removeprefix('torch.')}",
     )
-
-
-def _overlaps(chunks: tuple[Chunk, ...], settings: Settings) -> list[int]:
-    """Latent frames of the chunk before that each chunk is denoised beside."""
-    assert settings.overlap is not None
-    return [0, *(min(settings.overlap, chunk.frames) for chunk in chunks[:-1])]
 
 
 def _rows(chunks: tuple[Chunk, ...], settings: Settings) -> int:
@@ -152,7 +146,7 @@ def memory(models: Models, storyboard: Storyboard, settings: Settings, device: t
     offloaded = storage.place == "host" and device.type != "cpu"
     here = recalled + ahead if offloaded else held  # of what is remembered, as it is stored
     number = 2 * rows * layers * dim
-    beside = max(_overlaps(chunks, settings)) * n
+    beside = max(settings.overlaps(chunks)) * n
     live = rows * element * ((own + beside) * (12 * dim + dit.config["ffn_dim"]) + 2 * (seen + beside) * dim)
     scores = rows * dit.config["num_attention_heads"] * (own + beside) * (seen + beside)
     if device.type == "cpu" and dit.dtype == torch.bfloat16 and scores <= EXPLICIT_SCORES:

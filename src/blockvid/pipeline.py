@@ -107,6 +107,11 @@ class Settings:
             )
         return made
 
+    def overlaps(self, chunks: Sequence[Chunk]) -> tuple[int, ...]:
+        """Of resolved settings: latent frames of the chunk before that each chunk is denoised beside."""
+        assert self.overlap is not None
+        return (0, *(min(self.overlap, chunk.frames) for chunk in chunks[:-1]))
+
 
 @dataclass(frozen=True)
 class State:
@@ -209,7 +214,7 @@ class Take:
         self.similarity = similarity(self.prompts.pooled[: len(self.chunks)])
         self.plan = recalls(settings.policy, self.similarity)
         """What each chunk will recall."""
-        self.starts = self._starts()
+        self.starts, self.overlaps = self._starts(), settings.overlaps(self.chunks)
         self._check_positions()
         self.cache = KVCache(
             self.plan, models.dit.rope, self.device, models.dit.dtype, settings.placement, settings.storage.ahead
@@ -254,7 +259,7 @@ class Take:
         seeds = [self.settings.seed if chunk.seed is None else chunk.seed for chunk in self.chunks]
         seed = chunk_seed(seeds[index], index)
         noise = self.settings.noise(index, seeds, [chunk.frames for chunk in self.chunks], shape, self.device)
-        start, overlap = Start.after(clean, noise, seed), self._overlap(index)
+        start, overlap = Start.after(clean, noise, seed), self.overlaps[index]
         if self.starts and index > 0:
             start = Start.warm(clean, noise, self._previous(), self.starts[index], seed)
         return start.overlapping(self._previous()[:, :, -overlap:]) if overlap else start
@@ -262,8 +267,7 @@ class Take:
     def condition(self, chunks: tuple[int, ...]) -> Condition:
         """The chunk's prompt (and the negative prompt) and the past that the policy recalls."""
         (index,) = chunks
-        chunk = self.chunks[index]
-        overlap = self._overlap(index)
+        chunk, overlap = self.chunks[index], self.overlaps[index]
         own, seen = self._positions(chunk.frames), self._positions(overlap + chunk.frames, -overlap)
         rope, settings = self.models.dit.rope, self.settings
         assert settings.guidance_rule is not None and settings.context_noise is not None
@@ -335,11 +339,6 @@ class Take:
                 "the state has no latents: a warm start or an overlap begins from those of the chunk before"
             )
         return self.latents.to(self.device)
-
-    def _overlap(self, index: int) -> int:
-        """Latent frames of the chunk before that this one is denoised beside."""
-        assert self.settings.overlap is not None
-        return min(self.settings.overlap, self.chunks[index - 1].frames) if index else 0
 
     def _embed(self) -> PromptEmbedding:
         encoder = self.models.text_encoder()  # dropped on return: a large encoder is not kept beside the transformer
