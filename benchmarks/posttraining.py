@@ -27,7 +27,7 @@ from blockvid.evaluation.results import value
 from blockvid.evaluation.statistics import Bootstrap
 from blockvid.model.load import Models
 from blockvid.pipeline import Pipeline, Settings
-from blockvid.recipes.posttraining import FEW_STEPS
+from blockvid.recipes.forcing import FEW_STEPS
 from storybook import LEVELS, TrueTake, chosen, held_out, measured, velocity_errors
 
 ROWS: dict[str, str] = {

@@ -250,7 +250,9 @@ def save_blockvid_json(folder: Path, geometry: Geometry, defaults: Defaults, tex
         width=geometry.width, height=geometry.height, fps=float(geometry.fps), chunk_frames=geometry.chunk_frames
     )
     card = Card(geometry=sizes, defaults=defaults, text=text)
-    (folder / CARD).write_text(json.dumps(card.model_dump(), indent=2) + "\n", encoding="utf-8")
+    fresh = folder / f"{CARD}.new"  # the old one may be a link to another folder's
+    fresh.write_text(json.dumps(card.model_dump(), indent=2) + "\n", encoding="utf-8")
+    fresh.rename(folder / CARD)
 
 
 def find(name_or_folder: str, files: list[str] = HUB_FILES) -> Path:

@@ -1,7 +1,13 @@
 """Complete runs, as functions that return them."""
 
 from blockvid.recipes.debug import debug
-from blockvid.recipes.posttraining import storybook_stage1, storybook_stage2, wan_1_3b_stage1, wan_1_3b_stage2
+from blockvid.recipes.posttraining import (
+    storybook_distill,
+    storybook_stage1,
+    storybook_stage2,
+    wan_1_3b_stage1,
+    wan_1_3b_stage2,
+)
 from blockvid.recipes.probe import storybook_probe
 from blockvid.recipes.storybook import (
     storybook_autoencoder,
@@ -22,6 +28,7 @@ RECIPES = {
         storybook_probe,
         storybook_stage1,
         storybook_stage2,
+        storybook_distill,
         wan_1_3b_stage1,
         wan_1_3b_stage2,
         debug,

@@ -12,19 +12,60 @@ from blockvid.attention.policies import Semantic, Window
 from blockvid.errors import InputError, at_least_one
 from blockvid.flow import ChunkSchedule
 from blockvid.model.dit import BlockDiT
+from blockvid.pipeline import Settings
+from blockvid.sampling.solvers import Euler, Renoise
 from blockvid.training.adversaries import DMD, GAN, Adversary, Scores, SiD
 from blockvid.training.batch import Batch, Objective
 from blockvid.training.densities import Density, Independent, continuing
+from blockvid.training.distillation import Distillation
 from blockvid.training.objectives import BlockForcing, FlowMatching, Sum, VelocityForcing
 from blockvid.training.objectives.visibility import Causal, TeacherForcing
 from blockvid.training.rollout import Rollout
 from blockvid.training.self_forcing import SelfForcing
 
-Loss = Literal["naive", "velocity", "rollout-velocity", "block", "self", "ours"]
+Loss = Literal["naive", "velocity", "rollout-velocity", "block", "self", "ours", "distill"]
 """Rows of Table 6: flow matching; Velocity Forcing in both readings; Block Forcing; flow matching and Self Forcing;
-Block and Self Forcing, the paper's."""
+Block and Self Forcing, the paper's. And none of its rows: distillation into few steps without guidance."""
 Schedule = Literal["naive", "linear", "cosine", "sigmoid", "independent"]
 """Rows of Table 4, and the noise of plain Diffusion Forcing."""
+
+FEW_STEPS = Settings(steps=len(Rollout().timesteps), guidance=1.0, shift=Rollout().shift, solver=Renoise(), overlap=0)
+"""How a model that Self Forcing trained is sampled: as it was rolled out."""
+
+
+@dataclass(frozen=True)
+class Student:
+    """What `--loss distill` makes of the model, which is its teacher."""
+
+    student_steps: int = 5
+    """Steps of a chunk, by Euler's rule and without guidance."""
+    student_shift: float = 4.0
+    """Of their levels."""
+    substeps: int = 2
+    """Steps of the teacher, by UniPC, for one of the student."""
+    teacher_guidance: float = 3.5
+    """What the student learns to do without."""
+    history: int = 2
+    """Real chunks, at most, before those that are generated."""
+    generated: int = 1
+    """Chunks of a window that the student generates, of `--chunks`, and learns from."""
+
+    def distillation(self) -> Distillation:
+        """As an objective."""
+        return Distillation(
+            self.student_steps, self.student_shift, self.teacher_guidance, self.substeps, self.history, self.generated
+        )
+
+    def sampling(self) -> Settings:
+        """How the student is sampled."""
+        return Settings(
+            steps=self.student_steps,
+            guidance=1.0,
+            shift=self.student_shift,
+            solver=Euler(),
+            context_noise=0.0,
+            overlap=0,
+        )
 
 
 @dataclass(frozen=True)
@@ -32,7 +73,7 @@ class Forcing:
     """What a step minimises (the paper's Tables 4 and 6)."""
 
     loss: Loss = "ours"
-    """naive, velocity, rollout-velocity, block, self or ours: the rows of Table 6."""
+    """naive, velocity, rollout-velocity, block, self or ours: the rows of Table 6; distill: `Student`."""
     schedule: Schedule = "cosine"
     """Noise levels along the chunks of a sample (Table 4)."""
     gamma: float = 0.1
@@ -46,6 +87,8 @@ class Forcing:
     ratio: int = 5
     """Roll-outs from one update of the student by its adversary to the next; the adversary learns from each."""
 
+    student: Student = Student()
+
     def __post_init__(self) -> None:
         at_least_one(self, "every", "ratio")
         if self.similar < 0:
@@ -53,9 +96,11 @@ class Forcing:
         self.objective()
 
     @property
-    def few_steps(self) -> bool:
-        """Whether the model becomes one of the few steps that a `Rollout` takes."""
-        return self.loss in ("self", "ours")
+    def sampling(self) -> Settings:
+        """How what becomes of the model is sampled, as far as its loss decides that."""
+        if self.loss == "distill":
+            return self.student.sampling()
+        return FEW_STEPS if self.loss in ("self", "ours") else Settings()
 
     def density(self) -> Density:
         """Half of the samples continue clean chunks, as generation does."""
@@ -77,6 +122,7 @@ class Forcing:
             "block": block,
             "self": Sum((forcing, flow)),
             "ours": Sum((forcing, block)),
+            "distill": self.student.distillation(),
         }
         return made[self.loss]
 

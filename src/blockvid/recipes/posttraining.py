@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 from blockvid.data.shards import Shards as VideoShards
 from blockvid.data.sources import ShardSource
 from blockvid.data.takes import TakeSource
 from blockvid.errors import InputError, at_least_one
 from blockvid.model.device import pick_device
-from blockvid.model.load import Models, describe_models, load_models
-from blockvid.pipeline import Settings
+from blockvid.model.load import Defaults, Models, describe_models, load_models, save_blockvid_json
 from blockvid.recipes.forcing import Forcing
 from blockvid.recipes.previews import Preview, ProbeLoss
 from blockvid.recipes.storybook import SUBJECT_WEIGHT
-from blockvid.sampling.solvers import Renoise
 from blockvid.storyboard import Storyboard
 from blockvid.storybook.corpus import EncodedTakes, Shards, build
 from blockvid.training.batch import Batch, Source
@@ -29,12 +28,8 @@ from blockvid.training.export import export
 from blockvid.training.loop import Cadence, Loop, Plan, Seen, losses_of
 from blockvid.training.lora import add_lora
 from blockvid.training.optimisation import AdamW
-from blockvid.training.rollout import Rollout
 from blockvid.training.sharding import Mesh, Precision, Sharding, World, launched, place
 from blockvid.training.tracking import TensorBoard, Tracker, Wandb
-
-FEW_STEPS = Settings(steps=len(Rollout().timesteps), guidance=1.0, shift=Rollout().shift, solver=Renoise(), overlap=0)
-"""How a model that Self Forcing trained is sampled: as it was rolled out."""
 
 
 @dataclass(frozen=True)
@@ -184,16 +179,18 @@ class PostTraining:
             losses = losses_of(objective, source, networks, world.device)
             decisive = asdict(replace(self, layout=Layout(), looks=Looks()))
             decisive["optimisation"]["steps"] = None
-            probe, looks = ProbeLoss(unseen or source, unseen is not None, world, out / "probe.jsonl"), self.looks
+            probe, looks = self._probe(unseen or source, unseen is not None, networks, world, out), self.looks
             seen.append(probe)
             cadence = Cadence(looks.save, looks.log, preview=looks.save, keep=looks.keep)
             loop = Loop(networks, losses, plan, out, world, decisive, cadence)
             base = models.folder
 
-            def written(_step: int, network: torch.nn.Module) -> None:
+            def written(_step: int, network: nn.Module) -> None:
                 export(network, out, world, base)
+                if self.forcing.loss == "distill" and world.rank == 0:
+                    self._say_how_to_sample(models, out)
 
-            def looked(step: int, network: torch.nn.Module) -> None:
+            def looked(step: int, network: nn.Module) -> None:
                 for look in seen:
                     look(step, network)
 
@@ -202,7 +199,7 @@ class PostTraining:
             trackers = looks.trackers(out, decisive) if world.rank == 0 else []
             loop.run(trackers, self._cost(models), on_save=written, preview=looked, stop=stop)
 
-    def _networks(self, models: Models) -> dict[str, torch.nn.Module]:
+    def _networks(self, models: Models) -> dict[str, nn.Module]:
         """The model, and what the objective trains beside it."""
         model = models.dit.train().requires_grad_(True)
         made = {"model": model, **self.forcing.objective().networks(model)}
@@ -210,12 +207,28 @@ class PostTraining:
             add_lora(model, self.optimisation.lora)
         return made
 
+    def _probe(
+        self, source: Source, unseen: bool, networks: Mapping[str, nn.Module], world: World, out: Path
+    ) -> ProbeLoss:
+        """The loss that compares along the run: plain flow matching, but of a student its distance to its teacher."""
+        file = out / "probe.jsonl"
+        if self.forcing.loss == "distill":
+            return ProbeLoss(source, unseen, world, file, self.forcing.objective(), networks)
+        return ProbeLoss(source, unseen, world, file)
+
+    def _say_how_to_sample(self, models: Models, out: Path) -> None:
+        """The student's own defaults in the folder's card, which was its teacher's."""
+        chosen = self.forcing.sampling
+        assert chosen.steps is not None and chosen.guidance is not None and chosen.shift is not None
+        fast = Defaults(chosen.steps, chosen.guidance, chosen.shift, models.defaults.negative_prompt, "euler")
+        save_blockvid_json(out, models.geometry, fast, models.text)
+
     def _previews(self, models: Models, out: Path, world: World) -> list[Seen]:
         """What is looked at with every checkpoint beside the loss: a video, made as the model is to be used."""
         if self.looks.previews is None:
             return []
-        settings = FEW_STEPS if self.forcing.few_steps else Settings()
-        return [Preview(models, Storyboard.read(self.looks.previews), settings, out / "previews", world)]
+        settings, folder = self.forcing.sampling, out / "previews"
+        return [Preview(models, Storyboard.read(self.looks.previews), settings, folder, world)]
 
     def sources(self, models: Models, out: Path, world: World) -> tuple[Source, Source | None]:
         """Where batches come from, and the same of takes that are not learned from; the first rank makes takes."""
@@ -280,6 +293,17 @@ def storybook_stage1() -> PostTraining:
 def storybook_stage2() -> PostTraining:
     """On from stage 1's folder (`--start`), with a fresh optimiser and a fresh order of the data."""
     return PostTraining("runs/storybook_stage1", optimisation=Optimisation(steps=500, seed=1))
+
+
+def storybook_distill() -> PostTraining:
+    """The storybook model in five steps without guidance, a fifth of its forward passes; adapters, so that it travels
+    light."""
+    return PostTraining(
+        forcing=Forcing("distill"),
+        data=Data(takes=40, batch=1),
+        optimisation=Optimisation(steps=1000, lr=1e-3, ema=0.98, lora=32),
+        looks=Looks(save=50, log=5),
+    )
 
 
 def wan_1_3b_stage1() -> PostTraining:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from blockvid.model.dit import BlockDiT
 from blockvid.model.load import Models, load_models
 from blockvid.pipeline import Pipeline, Settings
 from blockvid.storyboard import Storyboard
-from blockvid.training.batch import Source
+from blockvid.training.batch import Objective, Source
 from blockvid.training.densities import Independent
 from blockvid.training.loop import losses_of
 from blockvid.training.objectives import FlowMatching
@@ -37,16 +38,24 @@ PLAIN = FlowMatching(Independent(), Causal(), text_dropout=0.0)
 class ProbeLoss:
     """The loss of the averaged weights on the same few batches and noises, a line of `file` each time."""
 
-    def __init__(self, source: Source, unseen: bool, world: World, file: Path, objective: FlowMatching = PLAIN) -> None:
-        """`unseen`: whether nothing of the source is learned from."""
-        self.unseen, self.world, self.file = unseen, world, file
+    def __init__(
+        self,
+        source: Source,
+        unseen: bool,
+        world: World,
+        file: Path,
+        objective: Objective = PLAIN,
+        beside: Mapping[str, nn.Module] | None = None,
+    ) -> None:
+        """`unseen`: whether nothing of the source is learned from; `beside` are the objective's networks."""
+        self.unseen, self.world, self.file, self.beside = unseen, world, file, dict(beside or {})
         self.losses = partial(losses_of, objective, source, device=world.device)
 
     @torch.no_grad()
     def __call__(self, step: int, network: nn.Module) -> None:
         """All ranks must call."""
-        losses = self.losses({"model": network})
-        found = [losses(step, i, torch.Generator().manual_seed(i)).due["model"].float() for i in range(PROBES)]
+        losses = self.losses(self.beside | {"model": network})
+        found = [losses(i, i, torch.Generator().manual_seed(i)).due["model"].float() for i in range(PROBES)]
         if self.world.rank == 0:
             _append(self.file, {"step": step, "loss": float(torch.stack(found).mean()), "unseen": self.unseen})
 

@@ -29,6 +29,20 @@ class Batch:
     """How much an error counts; ones where nothing is special."""
 
 
+def chunks_of(batch: Batch, start: int, stop: int) -> Batch:
+    """The chunks from `start` to before `stop`."""
+    text, frames = batch.text, batch.frames[start:stop]
+    span = slice(sum(batch.frames[:start]), sum(batch.frames[:stop]))
+    mask = None if text.mask is None else text.mask[:, start:stop]
+    return Batch(
+        batch.latents[:, :, span],
+        frames,
+        TextContext(text.tokens[:, start:stop], frames, mask),
+        batch.pooled[:, start:stop],
+        batch.weight[:, :, span],
+    )
+
+
 @runtime_checkable
 class Source(Protocol):
     """Where batches come from."""

@@ -9,7 +9,7 @@ from itertools import accumulate, pairwise
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -21,8 +21,9 @@ from blockvid.attention.salience import Salience
 from blockvid.errors import InputError
 from blockvid.flow import TIMESTEPS, noised, shift_sigma
 from blockvid.model.dit import BlockDiT, TextContext
-from blockvid.sampling.denoiser import VelocityDenoiser
+from blockvid.sampling.denoiser import Denoiser, Guided, VelocityDenoiser
 from blockvid.training.batch import Batch
+from blockvid.training.objectives.flow_matching import padded
 
 Exits = Literal["shared", "independent"]
 """At which step chunks end. shared: all chunks of a roll-out at the same random one; independent: each at its own."""
@@ -89,12 +90,10 @@ class Rollout:
         where none is enabled.
         """
         given, starts = len(batch.frames) - len(exits), (0, *accumulate(batch.frames))
-        memories = self._memories(model, batch)
+        past = Past.of(model, batch, self.policy, self.placement)
         made, forwards = [], 0
-        for c, frames in enumerate(batch.frames):
-            chunk = _Chunk(c, starts[c], frames, _positions(model, batch, frames))
-            seen = memories.recall(chunk)
-            see = _View(model, _text_of(batch.text, c), memories.together(seen))
+        for c in range(len(batch.frames)):
+            see = past.view(c)
             x = batch.latents[:, :, starts[c] : starts[c + 1]]
             if c >= given:
                 span = slice(starts[c] - starts[given], starts[c + 1] - starts[given])
@@ -102,27 +101,11 @@ class Rollout:
                 x = self._denoised(see, [eps[:, :, span].to(x) for eps in noise[: exits[c - given] + 1]], learned)
                 made.append(x)
                 forwards += exits[c - given] + 1
-            writers = memories.writers(chunk, generator)
-            recording = memories.together([Recording(*pair) for pair in zip(seen, writers, strict=True)])
-            with torch.no_grad():
-                replace(see, attend=recording)(x.detach(), 0.0)
-            memories.append(writers)
+            past.remember(see, x, generator)
             forwards += 1
         return Rolled(torch.cat(made, dim=2), forwards)
 
-    def _memories(self, model: BlockDiT, batch: Batch) -> _Memories:
-        """A cache for each group of rows that recall and keep the same."""
-        plans = [recalls(self.policy, similarity(prompts)) for prompts in batch.pooled.cpu()]
-        groups: dict[tuple[Recall, ...] | int, list[int]] = {}
-        for row, plan in enumerate(plans):
-            groups.setdefault(plan if self.policy.salience is None else row, []).append(row)
-        device, dtype = batch.latents.device, model.dtype
-        caches = [
-            (rows, KVCache(plans[rows[0]], model.rope, device, dtype, self.placement)) for rows in groups.values()
-        ]
-        return _Memories(caches, model.rope, self.policy.salience)
-
-    def _denoised(self, see: _View, noise: Sequence[Float[Tensor, "b c f h w"]], learned: bool) -> Tensor:
+    def _denoised(self, see: View, noise: Sequence[Float[Tensor, "b c f h w"]], learned: bool) -> Tensor:
         """x0 at the last of as many levels as there is noise, with a gradient if it is to be learned from."""
         x, levels = noise[0], self.levels[: len(noise)]
         with torch.no_grad():
@@ -135,54 +118,86 @@ class Rollout:
 
 
 @dataclass(frozen=True)
-class _Chunk:
-    index: int
-    start: int
-    frames: int
-    positions: Int[Tensor, "s 3"]
+class View:
+    """How one chunk is denoised: by whom, reading which text, seeing what."""
 
-
-@dataclass(frozen=True)
-class _View:
-    """One chunk's network, text and context."""
-
-    model: BlockDiT
+    memory: ChunkMemory
+    """The chunk's own, still empty."""
+    denoiser: Denoiser
     text: TextContext
+    recalled: list[Cached]
+    """What the chunk's tokens see in each group of rows: what its rows recall, and themselves."""
     attend: Attend
 
     def __call__(self, x: Float[Tensor, "b c f h w"], sigma: float) -> Float[Tensor, "b c f h w"]:
-        return VelocityDenoiser(self.model)(x, _level(sigma, x), self.text, self.attend)
+        """x0 behind x, all of whose frames are at `sigma`."""
+        return self.denoiser(x, _level(sigma, x), self.text, self.attend)
 
 
 @dataclass(frozen=True)
-class _Memories:
-    """What is remembered of the chunks so far: a cache for each group of rows."""
+class Past:
+    """What is remembered of the chunks of a batch so far, by one who denoises them: a cache for each group of rows that
+    recall and keep the same."""
 
-    caches: list[tuple[list[int], KVCache]]
     rope: Rope
+    patch: tuple[int, int]
+    denoiser: Denoiser
+    batch: Batch
+    text: TextContext
+    """The batch's, with as many rows of no prompt behind for one who is guided."""
+    caches: list[tuple[list[int], KVCache]]
     salience: Salience | None
 
-    def recall(self, chunk: _Chunk) -> list[Cached]:
-        """What the chunk's tokens see in each group: what its rows recall, and themselves."""
-        return [Cached(self.rope, cache.recall(chunk.index, chunk.start), chunk.positions) for _, cache in self.caches]
+    @classmethod
+    def of(cls, model: BlockDiT, batch: Batch, policy: KeyValuePolicy, placement: Placement = "compact") -> Past:
+        """Nothing yet."""
+        groups = _alike([recalls(policy, similarity(prompts)) for prompts in batch.pooled.cpu()], policy)
+        device, dtype = batch.latents.device, model.dtype
+        caches = [(rows, KVCache(plan, model.rope, device, dtype, placement)) for plan, rows in groups]
+        _, high, wide = model.config["patch_size"]
+        return cls(model.rope, (high, wide), VelocityDenoiser(model), batch, batch.text, caches, policy.salience)
 
-    def together(self, attends: Sequence[Attend]) -> Attend:
+    def guided(self, scale: float, empty: TextContext) -> Past:
+        """The same of one who is led away from `empty`, one chunk of no prompt. Nothing may be remembered yet."""
+        if scale == 1:
+            return self
+        count = len(self.batch.latents)
+        caches = [([*rows, *(count + row for row in rows)], cache) for rows, cache in self.caches]
+        return replace(self, denoiser=Guided(self.denoiser, scale), text=_followed(self.text, empty), caches=caches)
+
+    def view(self, index: int) -> View:
+        """Of a chunk, when all before it are remembered."""
+        frames, start = self.batch.frames[index], sum(self.batch.frames[:index])
+        h, w = self.batch.latents.shape[-2:]
+        positions = grid_positions(frames, h // self.patch[0], w // self.patch[1]).to(self.batch.latents.device)
+        recalled = [Cached(self.rope, cache.recall(index, start), positions) for _, cache in self.caches]
+        memory = ChunkMemory(index, start, frames, positions, ())
+        return View(memory, self.denoiser, _text_of(self.text, index), recalled, self._together(recalled))
+
+    @torch.no_grad()
+    def remember(self, see: View, x: Float[Tensor, "b c f h w"], generator: torch.Generator) -> None:
+        """The finished chunk's keys and values, by a clean pass; `generator` draws probes for a policy that thins."""
+        writers = [MemoryWriter(see.memory, self.rope, generator, self.salience) for _ in self.caches]
+        recording = [Recording(*pair) for pair in zip(see.recalled, writers, strict=True)]
+        replace(see, attend=self._together(recording))(x.detach(), 0.0)
+        for (_, cache), writer in zip(self.caches, writers, strict=True):
+            memory = writer.memory()
+            cache.dtype = memory.layers[0].keys.data.dtype  # of the pass: below the weights' under autocast
+            cache.append(memory)
+
+    def _together(self, attends: Sequence[Attend]) -> Attend:
         """One for each group, as one for all rows."""
         if len(attends) == 1:
             return attends[0]
         return Rowwise([(rows, attend) for (rows, _), attend in zip(self.caches, attends, strict=True)])
 
-    def writers(self, chunk: _Chunk, generator: torch.Generator) -> list[MemoryWriter]:
-        """One for each group."""
-        empty = ChunkMemory(chunk.index, chunk.start, chunk.frames, chunk.positions, ())
-        return [MemoryWriter(empty, self.rope, generator, self.salience) for _ in self.caches]
 
-    def append(self, writers: Sequence[MemoryWriter]) -> None:
-        """Remember a finished chunk."""
-        for (_, cache), writer in zip(self.caches, writers, strict=True):
-            memory = writer.memory()
-            cache.dtype = memory.layers[0].keys.data.dtype  # of the pass: below the weights' under autocast
-            cache.append(memory)
+def _alike(plans: Sequence[tuple[Recall, ...]], policy: KeyValuePolicy) -> list[tuple[tuple[Recall, ...], list[int]]]:
+    """Rows that recall the same, together; each alone where a policy thins, for what is kept is each row's own."""
+    groups: dict[tuple[Recall, ...] | int, list[int]] = {}
+    for row, plan in enumerate(plans):
+        groups.setdefault(plan if policy.salience is None else row, []).append(row)
+    return [(plans[rows[0]], rows) for rows in groups.values()]
 
 
 def _level(sigma: float, x: Tensor) -> Float[Tensor, "b f"]:
@@ -191,12 +206,17 @@ def _level(sigma: float, x: Tensor) -> Float[Tensor, "b f"]:
     return torch.full((x.shape[0], x.shape[2]), sigma, dtype=dtype, device=x.device)
 
 
-def _positions(model: BlockDiT, batch: Batch, frames: int) -> Tensor:
-    _, ph, pw = model.config["patch_size"]
-    h, w = batch.latents.shape[-2:]
-    return grid_positions(frames, h // ph, w // pw).to(batch.latents.device)
-
-
 def _text_of(text: TextContext, chunk: int) -> TextContext:
     mask = None if text.mask is None else text.mask[:, chunk : chunk + 1]
     return TextContext(text.tokens[:, chunk : chunk + 1], text.frames[chunk : chunk + 1], mask)
+
+
+def _followed(text: TextContext, empty: TextContext) -> TextContext:
+    """The prompts' rows, then as many of no prompt."""
+    slots = max(text.tokens.shape[2], empty.tokens.shape[2])
+    text, empty = padded(text, slots), padded(empty, slots)
+    rows, chunks = text.tokens.shape[:2]
+    tokens = torch.cat([text.tokens, empty.tokens.expand(rows, chunks, -1, -1)])
+    if text.mask is None or empty.mask is None:
+        return TextContext(tokens, text.frames)
+    return TextContext(tokens, text.frames, torch.cat([text.mask, empty.mask.expand(rows, chunks, -1)]))
