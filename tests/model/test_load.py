@@ -229,7 +229,9 @@ def test_an_absent_text_encoder_is_refused(exported: Path) -> None:
 
 
 def test_unknown_names_are_refused(tmp_path: Path) -> None:
-    assert "'no such model' is no model; use storybook, a model folder, or a hub id" in refusal("no such model")
+    assert "'no such model' is no model; use storybook or storybook-fast, a model folder, or a hub id" in refusal(
+        "no such model"
+    )
     assert "is no model" in refusal(tmp_path / "absent")
     assert "has neither blockvid.json nor model_index.json" in refusal(tmp_path)
     if not STORYBOOK.is_dir():

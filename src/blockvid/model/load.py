@@ -1,11 +1,13 @@
 """Model folders and hub ids to a bundle of networks, sizes and the settings their authors recommend.
 
 Three kinds of folder are read: our own (with a `blockvid.json`: the embedded model and training's exports),
-and diffusers' folders of Wan 2.1 text-to-video and of SkyReels-V2 diffusion forcing.
+and diffusers' folders of Wan 2.1 text-to-video and of SkyReels-V2 diffusion forcing. One of our own may hold adapters
+alone (LoRA), and name the model that they are for.
 """
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import re
@@ -19,6 +21,7 @@ from torch import nn
 
 from blockvid.errors import InputError
 from blockvid.geometry import Geometry
+from blockvid.model.adapters import ADAPTER, fuse
 from blockvid.model.autoencoder import Autoencoder, WanAutoencoder
 from blockvid.model.dit import BlockDiT
 from blockvid.model.text import MiniLMText, TextEncoder, UMT5Text
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 
 CARD = "blockvid.json"
 STORYBOOK = Path(__file__).parent.parent / "storybook" / "weights"
+EMBEDDED = {"storybook": STORYBOOK, "storybook-fast": STORYBOOK / "fast"}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 HUB_FILES = ["*.json", "transformer/*.safetensors", "vae/*.safetensors", "text_encoder/*.safetensors", "tokenizer/*"]
 HUB_ENCODERS = [pattern for pattern in HUB_FILES if not pattern.startswith("transformer/")]
@@ -91,6 +95,8 @@ class Card(BaseModel):
     geometry: Sizes
     defaults: Defaults
     text: Text
+    base: str | None = None
+    """Of a folder of adapters: the model that they are added to, by a path from the folder or as `--model` takes it."""
 
 
 NEGATIVE = "blurry, washed out, overexposed, distorted anatomy, extra fingers, subtitles, watermark, static frame"
@@ -111,8 +117,8 @@ SKYREELS = Card(
 class Models:
     """Everything that makes a video, except the text encoder, which is made on demand and may be freed again.
 
-    `fingerprint` is a sha256 over the transformer's and the autoencoder's weights and configs; the text encoder is not
-    part of it.
+    `folder` has all networks: of adapters, that of their base. `fingerprint` is a sha256 over the transformer's and the
+    autoencoder's weights, adapters and configs; the text encoder is not part of it.
     """
 
     name: str
@@ -155,18 +161,20 @@ def load_models(
     fps: float | None = None,
     chunk_frames: int | None = None,
 ) -> Models:
-    """The models of "storybook", of a folder, or of a hub id "owner/name" (the local cache first).
+    """The models of an `EMBEDDED` name, of a folder, or of a hub id "owner/name" (the local cache first).
 
     `dtype` is the transformer's, whatever the files hold; the autoencoder is in float32, since bfloat16 costs visible
     detail. Sizes that are None are the checkpoint's. Raises InputError for anything that cannot be read or is no
     text-to-video model of the Wan family.
     """
-    folder = find(name_or_folder)
-    read_card(folder)  # another pipeline's folder is refused for what it is, not for a file that it lacks
+    card, folder, adapters = _found(name_or_folder)
     dit, dit_files = _transformer(folder / "transformer", device, dtype)
     autoencoder, vae_files = _autoencoder(folder, device)
     digest = fingerprint(folder, (*dit_files, *vae_files))
-    return _models(name_or_folder, folder, dit, autoencoder, width, height, fps, chunk_frames, digest)
+    if adapters is not None:
+        fuse(dit, adapters)
+        digest = hashlib.sha256(f"{digest} {fingerprint(adapters.parent, (adapters,))}".encode()).hexdigest()
+    return _models(name_or_folder, card, folder, dit, autoencoder, width, height, fps, chunk_frames, digest)
 
 
 def load_encoders(
@@ -181,10 +189,9 @@ def load_encoders(
 
     The fingerprint is empty, as in `describe_models`. Raises InputError as `load_models` does.
     """
-    folder = find(name_or_folder, HUB_ENCODERS)
-    read_card(folder)
+    card, folder, _ = _found(name_or_folder, HUB_ENCODERS)
     dit, (autoencoder, _) = _transformer_network(folder / "transformer"), _autoencoder(folder, device)
-    return _models(name_or_folder, folder, dit, autoencoder, width, height, fps, chunk_frames, "")
+    return _models(name_or_folder, card, folder, dit, autoencoder, width, height, fps, chunk_frames, "")
 
 
 def describe_models(
@@ -200,15 +207,28 @@ def describe_models(
     No weight file is read or need exist, and of a hub id only the configs are downloaded; the fingerprint, which is of
     weights, is empty. Raises InputError as `load_models` does.
     """
-    folder = find(name_or_folder, HUB_CONFIGS)
-    read_card(folder)
+    card, folder, _ = _found(name_or_folder, HUB_CONFIGS)
     dit = in_precision(_transformer_network(folder / "transformer"), dtype)
     autoencoder = _autoencoder_of_shapes(folder / "vae")
-    return _models(name_or_folder, folder, dit, autoencoder, width, height, fps, chunk_frames, "")
+    return _models(name_or_folder, card, folder, dit, autoencoder, width, height, fps, chunk_frames, "")
+
+
+def _found(name_or_folder: str, files: list[str] = HUB_FILES) -> tuple[Card, Path, Path | None]:
+    """A model's card, the folder of its networks, and the adapters to be added to them."""
+    folder = find(name_or_folder, files)
+    card = read_card(folder)  # another pipeline's folder is refused for what it is, not for a file that it lacks
+    if card.base is None:
+        return card, folder, None
+    beside = folder / card.base
+    base = beside if beside.is_dir() else find(card.base, files)
+    if read_card(base).base is not None:
+        raise InputError(f"{folder / CARD} names {card.base}, which is adapters itself; name the model they are for")
+    return card, base, folder / ADAPTER
 
 
 def _models(
     name: str,
+    card: Card,
     folder: Path,
     dit: BlockDiT,
     autoencoder: Autoencoder,
@@ -219,7 +239,6 @@ def _models(
     digest: str,
 ) -> Models:
     _check_channels(folder, dit, autoencoder)
-    card = read_card(folder)
     sizes = card.geometry
     geometry = Geometry(
         width=sizes.width if width is None else width,
@@ -244,33 +263,39 @@ def _models(
     )
 
 
-def save_blockvid_json(folder: Path, geometry: Geometry, defaults: Defaults, text: Text) -> None:
-    """Makes a folder with `transformer` and `vae` readable by `load_models`; umt5 needs its own folders there too."""
+def save_blockvid_json(
+    folder: Path, geometry: Geometry, defaults: Defaults, text: Text, base: str | None = None
+) -> None:
+    """Makes a folder with `transformer` and `vae` readable by `load_models`; umt5 needs its own folders there too.
+
+    With `base`, one that holds adapters for the model of that name, and no networks.
+    """
     sizes = Sizes(
         width=geometry.width, height=geometry.height, fps=float(geometry.fps), chunk_frames=geometry.chunk_frames
     )
-    card = Card(geometry=sizes, defaults=defaults, text=text)
+    card = Card(geometry=sizes, defaults=defaults, text=text, base=base)
     fresh = folder / f"{CARD}.new"  # the old one may be a link to another folder's
-    fresh.write_text(json.dumps(card.model_dump(), indent=2) + "\n", encoding="utf-8")
+    fresh.write_text(json.dumps(card.model_dump(exclude_none=True), indent=2) + "\n", encoding="utf-8")
     fresh.rename(folder / CARD)
 
 
 def find(name_or_folder: str, files: list[str] = HUB_FILES) -> Path:
     """The folder that a model's name means; downloads `files` of it if it is a hub id that the local cache lacks."""
-    if name_or_folder == "storybook":
-        if not STORYBOOK.is_dir():
+    if name_or_folder in EMBEDDED:
+        embedded = EMBEDDED[name_or_folder]
+        if not embedded.is_dir():
             raise InputError(
-                f"{STORYBOOK} is missing: this installation carries no storybook weights; reinstall blockvid, "
+                f"{embedded} is missing: this installation carries no storybook weights; reinstall blockvid, "
                 "or name the folder that `blockvid train storybook_base` wrote"
             )
-        return STORYBOOK
+        return embedded
     folder = Path(name_or_folder)
     if folder.is_dir():
         return folder
     if HUB_ID.fullmatch(name_or_folder):
         return _snapshot(name_or_folder, files)
     raise InputError(
-        f"{name_or_folder!r} is no model; use storybook, a model folder, or a hub id such as "
+        f"{name_or_folder!r} is no model; use {' or '.join(EMBEDDED)}, a model folder, or a hub id such as "
         "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
     )
 

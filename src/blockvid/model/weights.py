@@ -114,6 +114,15 @@ def fingerprint(folder: Path, files: Sequence[Path]) -> str:
     return total.hexdigest()
 
 
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All that a safetensors file holds. Raises InputError if it is absent or cut short."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing, and holds weights; download it again (only safetensors are read)")
+    names = _names(path)
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in names}
+
+
 def _names(path: Path) -> set[str]:
     try:
         with safe_open(path, framework="pt") as file:

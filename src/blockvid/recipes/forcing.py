@@ -12,6 +12,7 @@ from blockvid.attention.policies import Semantic, Window
 from blockvid.errors import InputError, at_least_one
 from blockvid.flow import ChunkSchedule
 from blockvid.model.dit import BlockDiT
+from blockvid.model.load import Defaults
 from blockvid.pipeline import Settings
 from blockvid.sampling.solvers import Euler, Renoise
 from blockvid.training.adversaries import DMD, GAN, Adversary, Scores, SiD
@@ -56,16 +57,13 @@ class Student:
             self.student_steps, self.student_shift, self.teacher_guidance, self.substeps, self.history, self.generated
         )
 
-    def sampling(self) -> Settings:
+    def defaults(self, negative_prompt: str) -> Defaults:
         """How the student is sampled."""
-        return Settings(
-            steps=self.student_steps,
-            guidance=1.0,
-            shift=self.student_shift,
-            solver=Euler(),
-            context_noise=0.0,
-            overlap=0,
-        )
+        return Defaults(self.student_steps, 1.0, self.student_shift, negative_prompt, "euler")
+
+    def sampling(self) -> Settings:
+        """The same, as what is asked for."""
+        return Settings(steps=self.student_steps, guidance=1.0, shift=self.student_shift, solver=Euler(), overlap=0)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from blockvid.data.sources import ShardSource
 from blockvid.data.takes import TakeSource
 from blockvid.errors import InputError, at_least_one
 from blockvid.model.device import pick_device
-from blockvid.model.load import Defaults, Models, describe_models, load_models, save_blockvid_json
+from blockvid.model.load import Models, describe_models, load_models, save_blockvid_json
 from blockvid.recipes.forcing import Forcing
 from blockvid.recipes.previews import Preview, ProbeLoss
 from blockvid.recipes.storybook import SUBJECT_WEIGHT
@@ -187,7 +187,7 @@ class PostTraining:
 
             def written(_step: int, network: nn.Module) -> None:
                 export(network, out, world, base)
-                if self.forcing.loss == "distill" and world.rank == 0:
+                if world.rank == 0:
                     self._say_how_to_sample(models, out)
 
             def looked(step: int, network: nn.Module) -> None:
@@ -217,11 +217,14 @@ class PostTraining:
         return ProbeLoss(source, unseen, world, file)
 
     def _say_how_to_sample(self, models: Models, out: Path) -> None:
-        """The student's own defaults in the folder's card, which was its teacher's."""
-        chosen = self.forcing.sampling
-        assert chosen.steps is not None and chosen.guidance is not None and chosen.shift is not None
-        fast = Defaults(chosen.steps, chosen.guidance, chosen.shift, models.defaults.negative_prompt, "euler")
-        save_blockvid_json(out, models.geometry, fast, models.text)
+        """The card of the model, and one of its adapters by themselves; a student has defaults of its own."""
+        defaults = models.defaults
+        if self.forcing.loss == "distill":
+            defaults = self.forcing.student.defaults(defaults.negative_prompt)
+        save_blockvid_json(out, models.geometry, defaults, models.text)
+        if self.optimisation.lora:
+            base = str(Path(self.start).resolve()) if Path(self.start).is_dir() else self.start
+            save_blockvid_json(out / "adapter", models.geometry, defaults, models.text, base)
 
     def _previews(self, models: Models, out: Path, world: World) -> list[Seen]:
         """What is looked at with every checkpoint beside the loss: a video, made as the model is to be used."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from blockvid.model.adapters import save_adapter
 from blockvid.model.dit import BlockDiT
 from blockvid.training.checkpoint import network_tensors
 from blockvid.training.lora import has_lora
@@ -18,8 +19,8 @@ from blockvid.training.sharding import World, whole
 def export(network: nn.Module, folder: Path, world: World, base: Path | None = None) -> None:
     """Writes the network's present weights, gathered from all ranks, to `folder`/transformer; all ranks must call.
 
-    Adapters are merged into the weights. The rest of the model folder `base` (autoencoder, text encoder, card) is
-    linked to, or copied onto another disk, unless `folder` has it.
+    Adapters are merged into the weights, and also written by themselves to `folder`/adapter. The rest of the model
+    folder `base` (autoencoder, text encoder, card) is linked to, or copied onto another disk, unless `folder` has it.
     """
     assert isinstance(network, BlockDiT)
     tensors = {name: whole(tensor) for name, tensor in network_tensors("", network).items()}
@@ -30,6 +31,9 @@ def export(network: nn.Module, folder: Path, world: World, base: Path | None = N
                 made.add_adapter(network.peft_config["default"])
         made.load_state_dict({name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}, assign=True)
         if has_lora(network):
+            adapters = {name.replace(".default", ""): t for name, t in made.state_dict().items() if ".lora_" in name}
+            config = network.peft_config["default"]
+            save_adapter(adapters, config.lora_alpha / config.r, folder / "adapter")
             made.fuse_lora()  # in place, which is why the tensors are copies
             made.unload_lora()
         fresh, final = folder / "transformer.new", folder / "transformer"

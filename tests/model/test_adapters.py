@@ -1,0 +1,124 @@
+"""A folder of adapters is its base with what they add, and says so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from blockvid.errors import InputError
+from blockvid.geometry import Geometry
+from blockvid.model.adapters import ADAPTER, fuse, save_adapter
+from blockvid.model.dit import BlockDiT
+from blockvid.model.load import Defaults, describe_models, load_models, save_blockvid_json
+from blockvid.training.export import export
+from blockvid.training.lora import add_lora
+from blockvid.training.sharding import ALONE
+
+if TYPE_CHECKING:
+    from tiny_models import Tiny
+
+pytest_plugins = ["tiny_models"]
+FAST = Defaults(steps=5, guidance=1.0, shift=4.0, negative_prompt="", solver="euler")
+LAYER = "blocks.0.attn1.to_q"
+
+
+def network() -> BlockDiT:
+    from tiny_models import transformer
+
+    return transformer(BlockDiT, text_dim=384)
+
+
+@pytest.fixture
+def exported(storybook: Tiny, tmp_path: Path) -> Path:
+    """What training with adapters of rank 3 and a scale of their own exports, its card named for the base."""
+    model = network()
+    add_lora(model, 3, alpha=1.5)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_" in name:
+                parameter.normal_(std=0.1)
+    export(model, tmp_path, ALONE, storybook.folder)
+    g = Geometry(width=32, height=32, fps=8, chunk_frames=2)
+    save_blockvid_json(tmp_path, g, FAST, "minilm")
+    save_blockvid_json(tmp_path / "adapter", g, FAST, "minilm", str(storybook.folder))
+    return tmp_path
+
+
+def test_added_they_are_the_merged_model(exported: Path, storybook: Tiny) -> None:
+    merged, added, base = (load_models(str(path)) for path in (exported, exported / "adapter", storybook.folder))
+    changed = 0
+    for name, weight in merged.dit.state_dict().items():
+        torch.testing.assert_close(added.dit.state_dict()[name], weight, rtol=1e-5, atol=1e-6)
+        changed += not torch.equal(weight, base.dit.state_dict()[name])
+    assert changed == 2 * 10  # four projections of each attention, and two layers of the feed-forward, in two blocks
+    assert added.defaults == FAST != base.defaults
+    assert added.folder == storybook.folder
+    assert len({models.fingerprint for models in (merged, added, base)}) == 3
+
+
+def test_other_adapters_are_another_model(exported: Path) -> None:
+    before = load_models(str(exported / "adapter")).fingerprint
+    assert load_models(str(exported / "adapter")).fingerprint == before
+    path = exported / "adapter" / ADAPTER
+    save_file({name: 2 * tensor for name, tensor in load_file(path).items()}, path)
+    assert load_models(str(exported / "adapter")).fingerprint != before
+
+
+def test_a_base_may_be_named_by_a_path_from_the_folder(exported: Path) -> None:
+    card = exported / "adapter" / "blockvid.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"base": ".."}))
+    assert load_models(str(exported / "adapter")).folder.resolve() == exported.resolve()
+
+
+def test_their_shapes_are_told_without_weights(exported: Path) -> None:
+    (exported / "adapter" / ADAPTER).unlink()
+    assert describe_models(str(exported / "adapter")).defaults == FAST
+    with pytest.raises(InputError, match=f"{ADAPTER} is missing"):
+        load_models(str(exported / "adapter"))
+
+
+def test_alpha_over_rank_scales(tmp_path: Path) -> None:
+    draw = torch.Generator().manual_seed(1)
+    down, up = torch.randn(2, 32, generator=draw), torch.randn(32, 2, generator=draw)
+    pair = {f"{LAYER}.lora_A.weight": down, f"{LAYER}.lora_B.weight": up}
+    save_adapter(pair, 1.0, tmp_path)
+    tensors = load_file(tmp_path / ADAPTER)
+    save_file(tensors | {f"transformer.{LAYER}.alpha": torch.tensor(3.0)}, tmp_path / ADAPTER)
+    changed = network()
+    fuse(changed, tmp_path / ADAPTER)
+    expected = network().get_submodule(LAYER).weight + 1.5 * up @ down
+    torch.testing.assert_close(changed.get_submodule(LAYER).weight, expected)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({}, "holds no adapters"),
+        ({"blocks.0.self_attn.q.lora_down.weight": (2, 32)}, "no part of a LoRA in diffusers' form"),
+        ({f"transformer.{LAYER}.lora_A.weight": (2, 32)}, "no linear layer of its base, or by half"),
+        ({f"transformer.x.lora_{part}.weight": (32, 32) for part in "AB"}, "adapts x, no linear layer"),
+        (
+            {f"transformer.{LAYER}.lora_A.weight": (2, 64), f"transformer.{LAYER}.lora_B.weight": (32, 2)},
+            r"by \(32, 2\) times \(2, 64\), and its base has \(32, 32\) there",
+        ),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused(tensors: dict[str, tuple[int, ...]], message: str, tmp_path: Path) -> None:
+    save_file({name: torch.zeros(shape) for name, shape in tensors.items()}, tmp_path / ADAPTER)
+    model, before = network(), network().state_dict()
+    with pytest.raises(InputError, match=message):
+        fuse(model, tmp_path / ADAPTER)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+
+
+def test_adapters_of_adapters_are_refused(exported: Path, tmp_path: Path) -> None:
+    g = Geometry(width=32, height=32, fps=8, chunk_frames=2)
+    (tmp_path / "again").mkdir()
+    save_blockvid_json(tmp_path / "again", g, FAST, "minilm", str(exported / "adapter"))
+    with pytest.raises(InputError, match="which is adapters itself; name the model they are for"):
+        load_models(str(tmp_path / "again"))
