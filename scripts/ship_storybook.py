@@ -1,4 +1,7 @@
-"""Copy a trained storybook folder into the package, in float16: python scripts/ship_storybook.py runs/storybook."""
+"""Copy a trained storybook folder into the package, in float16: python scripts/ship_storybook.py runs/storybook.
+
+Of a run of `storybook_distill` its adapters are copied, with their card: they are the model "storybook-fast".
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,17 @@ import tyro
 from safetensors.torch import load_file, save_file
 
 from blockvid.errors import InputError
-from blockvid.model.load import CARD, STORYBOOK
+from blockvid.model.adapters import ADAPTER
+from blockvid.model.load import CARD, EMBEDDED, STORYBOOK
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def main(run: tyro.conf.Positional[Path]) -> None:
     """Replace the shipped weights by those that the folder `run` has, keeping their model card (README.md)."""
+    if (run / "adapter" / ADAPTER).exists():
+        ship_adapters(run / "adapter")
+        return
     parts = [part for part in ("transformer", "vae", "probe") if (run / part / WEIGHTS).exists()]
     if not parts:
         raise InputError(f"{run} has no transformer, vae or probe; name the --out of `blockvid train storybook_base`")
@@ -35,6 +42,23 @@ def main(run: tyro.conf.Positional[Path]) -> None:
         (STORYBOOK / part / WEIGHTS).chmod(0o644)
     if (run / CARD).exists():
         shutil.copy(run / CARD, STORYBOOK)
+    say_size()
+
+
+def ship_adapters(adapter: Path) -> None:
+    """Replace the shipped adapters and their card, whose base is then the folder above."""
+    fast = EMBEDDED["storybook-fast"]
+    fast.mkdir(exist_ok=True)
+    halved = {name: tensor.to(torch.float16).contiguous() for name, tensor in load_file(adapter / ADAPTER).items()}
+    save_file(halved, fast / ADAPTER, metadata={"format": "pt"})
+    (fast / ADAPTER).chmod(0o644)
+    card = json.loads((adapter / CARD).read_text(encoding="utf-8")) | {"base": ".."}
+    (fast / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    say_size()
+
+
+def say_size() -> None:
+    """Of all that is shipped; the limit is 40 MB."""
     size = sum(path.stat().st_size for path in STORYBOOK.rglob("*.safetensors"))
     print(f"{STORYBOOK}: {size / 1e6:.1f} MB of weights")
 

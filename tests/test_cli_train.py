@@ -18,7 +18,7 @@ from blockvid.recipes import RECIPES
 from blockvid.recipes.forcing import Forcing
 from blockvid.training.objectives import BlockForcing, FlowMatching, Sum, VelocityForcing
 from blockvid.training.self_forcing import SelfForcing
-from blockvid.video import probe, write_video
+from blockvid.video import probe, read_frames, write_video
 from command_line import PROGRAM, Run, interruptible, refused
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ def test_stopped_goes_on_as_if_nothing_had_happened(run: Run, tmp_path: Path) ->
         (["storybook_stage1", "--start", "nowhere", "--dry-run"], "'nowhere' is no model"),
         (["storybook_stage1", "--data", "nowhere"], "nowhere holds no training shards"),
         (["storybook_stage1", "--lr", "0"], "blockvid: lr 0.0"),
+        (["storybook_distill", "--student-steps", "0"], "student_steps 0"),
+        (["storybook_distill", "--data", "nowhere", "--teacher-guidance", "-1"], "guidance -1.0 is outside 0 to 100"),
         (["storybook_stage1", "--previews", "nowhere.toml"], "nowhere.toml"),
         (["storybook_stage1", "--previews", "a.toml", "--sp", "2"], "leave out --previews"),
         (["storybook_stage1", "--track", "paper"], "--track"),
@@ -146,3 +148,30 @@ def test_from_a_folder_of_clips_to_a_model(run: Run, storybook: Tiny, tmp_path: 
     assert run("train", "storybook_stage2", "--start", "stage1", *options, "-o", "stage2")[0] == 0
     shutil.rmtree(tmp_path / "stage1")
     assert run("generate", "board.txt", "--model", "stage2", "--steps", 1, "-o", "ball.mp4")[0] == 0
+
+
+def test_a_student_is_made_of_a_teacher(run: Run, storybook: Tiny, tmp_path: Path) -> None:
+    """What is written knows how it is sampled, as a model and as adapters of its teacher, and both make one video."""
+    small, g = str(storybook.folder), ("--device", "cpu", "--dtype", "float32")
+    (tmp_path / "clips").mkdir()
+    write_video(tmp_path / "clips" / "a.mp4", np.zeros((33, 32, 32, 3), np.uint8), 8)
+    (tmp_path / "clips" / "a.txt").write_text("a red ball rolls")
+    assert run("data", "encode", "clips", "-o", "shards", "--model", small)[0] == 0
+    options = ("--data", "shards", "--chunks", 2, "--steps", 2, "--lora", 2, "--lr", "0.1", "--device", "cpu")
+    made = ("--student-steps", 3, "--student-shift", "2.5", "--history", 1, "--save", 2)
+    assert run("train", "storybook_distill", "--start", small, *options, *made, "-o", "student")[0] == 0
+    before, after = lines(tmp_path / "student" / "probe.jsonl")
+    assert (before["step"], after["step"]) == (0, 2)
+    (tmp_path / "board.txt").write_text("a red ball\n")
+    videos = []
+    for name, model in (("student", "student"), ("adapter", "student/adapter"), ("teacher", small)):
+        assert run("generate", "board.txt", "--model", model, *g, "-o", f"{name}.mp4")[0] == 0
+        videos.append(np.concatenate(list(read_frames(tmp_path / f"{name}.mp4"))))
+        manifest = json.loads((tmp_path / f"{name}.run" / "manifest.json").read_text())
+        steps, guidance = (3, 1.0) if name != "teacher" else (2, 3.0)
+        assert f'"steps": {steps}' in json.dumps(manifest) and f'"guidance": {guidance}' in json.dumps(manifest)
+    student, adapter, teacher = videos
+    assert np.abs(student.astype(int) - adapter).max() <= 2
+    assert np.abs(student.astype(int) - teacher).max() > 2
+    card = json.loads((storybook.folder / "blockvid.json").read_text())
+    assert card["defaults"]["steps"] == 2, "the teacher's card is not written over"

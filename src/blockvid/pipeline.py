@@ -155,7 +155,7 @@ class Pipeline:
         fps: float | None = None,
         chunk_frames: int | None = None,
     ) -> Pipeline:
-        """The embedded "storybook" model, a model folder, or a hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
+        """An embedded model ("storybook", "storybook-fast"), a model folder, or a hub id ("owner/name").
 
         Size, rate and chunk length (latent frames) default to what the model was trained for. `dtype` None is bfloat16
         where the processor multiplies it natively, else float32. Raises InputError for what cannot be loaded.

@@ -32,8 +32,9 @@ class Model:
     """Which model makes the video, at what size, and where it runs."""
 
     name: Annotated[str, tyro.conf.arg(name="model", metavar="NAME|FOLDER|HUB-ID")] = "storybook"
-    """The embedded "storybook" model; a folder (Wan 2.1 or SkyReels-V2-DF as diffusers saves them, or one that
-    `blockvid train` wrote); or a hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers, downloaded once."""
+    """An embedded model, "storybook" or "storybook-fast" (fewer steps, no guidance); a folder (Wan 2.1 or
+    SkyReels-V2-DF as diffusers saves them, or one that `blockvid train` wrote); or a hub id such as
+    Wan-AI/Wan2.1-T2V-1.3B-Diffusers, downloaded once."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto is a GPU where there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

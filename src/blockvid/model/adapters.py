@@ -34,9 +34,7 @@ def fuse(network: nn.Module, file: Path) -> None:
         down, up = (tensors.get(f"{PREFIX}{name}.lora_{part}.weight") for part in "AB")
         layer = layers.get(name)
         if down is None or up is None or not isinstance(layer, nn.Linear):
-            raise InputError(
-                f"{file} adapts {name}, no linear layer of its base, or by half; use its own base"
-            )
+            raise InputError(f"{file} adapts {name}, no linear layer of its base, or by half; use its own base")
         if (up.shape[0], down.shape[1]) != layer.weight.shape or up.shape[1] != down.shape[0]:
             raise InputError(
                 f"{file} adapts {name} by {tuple(up.shape)} times {tuple(down.shape)}, and its base has "

@@ -5,6 +5,7 @@ from blockvid.recipes.posttraining import (
     storybook_distill,
     storybook_stage1,
     storybook_stage2,
+    wan_1_3b_distill,
     wan_1_3b_stage1,
     wan_1_3b_stage2,
 )
@@ -31,6 +32,7 @@ RECIPES = {
         storybook_distill,
         wan_1_3b_stage1,
         wan_1_3b_stage2,
+        wan_1_3b_distill,
         debug,
     )
 }

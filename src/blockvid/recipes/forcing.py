@@ -51,6 +51,10 @@ class Student:
     generated: int = 1
     """Chunks of a window that the student generates, of `--chunks`, and learns from."""
 
+    def __post_init__(self) -> None:
+        at_least_one(self, "student_steps", "substeps", "generated")
+        self.distillation()
+
     def distillation(self) -> Distillation:
         """As an objective."""
         return Distillation(

@@ -17,7 +17,7 @@ from blockvid.data.takes import TakeSource
 from blockvid.errors import InputError, at_least_one
 from blockvid.model.device import pick_device
 from blockvid.model.load import Models, describe_models, load_models, save_blockvid_json
-from blockvid.recipes.forcing import Forcing
+from blockvid.recipes.forcing import Forcing, Student
 from blockvid.recipes.previews import Preview, ProbeLoss
 from blockvid.recipes.storybook import SUBJECT_WEIGHT
 from blockvid.storyboard import Storyboard
@@ -327,4 +327,15 @@ def wan_1_3b_stage2() -> PostTraining:
         start="runs/wan_1_3b_stage1",
         data=Data(Path("data/stage2"), batch=1, chunks=12),
         optimisation=Optimisation(steps=1_000, microbatches=32, seed=1),
+    )
+
+
+def wan_1_3b_distill() -> PostTraining:
+    """On from the second stage's weights (or `--start`): eight steps without guidance, of a teacher's 32 with it."""
+    student = Student(student_steps=8, student_shift=8.0, substeps=4, teacher_guidance=6.0)
+    return replace(
+        wan_1_3b_stage2(),
+        start="runs/wan_1_3b_stage2",
+        forcing=Forcing("distill", student=student),
+        optimisation=Optimisation(steps=2_000, microbatches=8, lr=2e-4, ema=0.99, lora=64),
     )
