@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count, islice
 from pathlib import Path
 
@@ -32,6 +32,8 @@ from storybook import interval
 QUESTIONS = ("subject", "scene", "direction")
 Way = tuple[int, float, float, GuidanceRule]
 """Steps, guidance, shift and guidance's rule."""
+Made = tuple[str, Pipeline, Settings]
+"""What a row is called, by whom it is made, and how."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Options:
     first: int = 810_000
     """Seed of the boards: not those of the scorecard, for whoever chooses by this table may not be judged by it."""
     ways: tuple[Way, ...] = ((20, 3, 8, "cfg"), (10, 3, 4, "cfg"), (10, 3.5, 4, "cfg"), (10, 4.5, 4, "cfg"))
+    student: str | None = None
+    """A model of few steps, such as storybook-fast, as a last row: sampled as its own defaults say."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +67,21 @@ def chosen(options: Options) -> list[Board]:
     return list(islice(chain.from_iterable(map(boards, seeds)), options.openings))
 
 
-def opening(pipe: Pipeline, probe: Probe, board: Board, seed: int, way: Way) -> Opening:
+def rows_of(options: Options) -> list[Made]:
+    """The ways of the model, and the student."""
+    pipe, made = Pipeline.from_pretrained(options.model), []
+    for steps, guidance, shift, rule in options.ways:
+        named = "guidance" if rule == "cfg" else rule
+        settings = Settings(steps=steps, guidance=guidance, shift=shift, guidance_rule=rule)
+        made.append((f"{steps} steps, {named} {guidance:g}, shift {shift:g}", pipe, settings))
+    if options.student is not None:
+        student = Pipeline.from_pretrained(options.student)
+        made.append((f"{Path(options.student).name}, {student.models.defaults.steps} steps", student, Settings()))
+    return made
+
+
+def opening(pipe: Pipeline, probe: Probe, board: Board, settings: Settings) -> Opening:
     """Make one and read it."""
-    steps, guidance, shift, rule = way
-    settings = Settings(seed=seed, steps=steps, guidance=guidance, shift=shift, guidance_rule=rule)
     take = pipe.take(board.storyboard, settings)
     began = time.perf_counter()
     frames = next(take.clips()).frames
@@ -77,9 +92,9 @@ def opening(pipe: Pipeline, probe: Probe, board: Board, seed: int, way: Way) -> 
     return Opening(tuple(right), float(np.mean([sharpness(luma(frame)) for frame in frames])), seconds)
 
 
-def row(way: Way, found: Sequence[Opening], base: Sequence[Opening]) -> str:
+def row(name: str, found: Sequence[Opening], base: Sequence[Opening]) -> str:
     """Shares in percent; what is not asked counts for nothing."""
-    (steps, guidance, shift, rule), cells = way, []
+    cells = []
     for at in range(len(QUESTIONS)):
         ours, theirs = (np.array([100 * each.right[at] for each in of]) for of in (found, base))
         asked = ~np.isnan(ours)
@@ -89,29 +104,29 @@ def row(way: Way, found: Sequence[Opening], base: Sequence[Opening]) -> str:
             cells[-1] += f", {d.value:+.1f} [{d.low:+.1f}, {d.high:+.1f}]"
     spent, theirs = (np.median([each.seconds for each in of]) for of in (found, base))
     cells += [interval([each.clarity for each in found]), f"{spent / theirs:.2f}"]
-    named = "guidance" if rule == "cfg" else rule
-    return f"| {steps} steps, {named} {guidance:g}, shift {shift:g} | {' | '.join(cells)} |"
+    return f"| {name} | {' | '.join(cells)} |"
 
 
 def main(options: Options) -> None:
     """Measure and write the table."""
-    pipe, probe = Pipeline.from_pretrained(options.model), Probe.from_pretrained(STORYBOOK / "probe").eval()
+    made, probe = rows_of(options), Probe.from_pretrained(STORYBOOK / "probe").eval()
     told = chosen(options)
-    next(iter(pipe.stream(told[0].storyboard, Settings(steps=1))))  # the first is slower
-    founds: list[list[Opening]] = [[] for _ in options.ways]
+    for _, pipe, _ in made:
+        next(iter(pipe.stream(told[0].storyboard, Settings(steps=1))))  # the first is slower
+    founds: list[list[Opening]] = [[] for _ in made]
     for seed, board in track(list(enumerate(told)), "openings"):
-        for way, found in zip(options.ways, founds, strict=True):  # in turn: a busy moment falls on all
-            found.append(opening(pipe, probe, board, seed, way))
+        for (_, pipe, settings), found in zip(made, founds, strict=True):  # in turn: a busy moment falls on all
+            found.append(opening(pipe, probe, board, replace(settings, seed=seed)))
     lines = [
         "# How to sample the embedded model",
         "",
-        f"{conditions(pipe.models)}. The first chunks of {options.openings} held-out storyboards, seeds 0, 1, ...; "
+        f"{conditions(made[0][1].models)}. The first chunks of {options.openings} held-out storyboards, seeds 0, 1, ...; "
         "shares of right readings in percent, and the paired difference to the first row with its 95 % bootstrap "
         "interval over openings; seconds are medians, times the first row's.",
         "",
         f"| way | {', % | '.join(QUESTIONS)}, % | clarity | seconds |",
         "|---" * (len(QUESTIONS) + 3) + "|",
-        *(row(way, found, founds[0]) for way, found in zip(options.ways, founds, strict=True)),
+        *(row(name, found, founds[0]) for (name, _, _), found in zip(made, founds, strict=True)),
         "",
     ]
     options.out.write_text("\n".join(lines), encoding="utf-8")
