@@ -120,8 +120,8 @@ def main(options: Options) -> None:
     lines = [
         "# How to sample the embedded model",
         "",
-        f"{conditions(made[0][1].models)}. The first chunks of {options.openings} held-out storyboards, seeds 0, 1, ...; "
-        "shares of right readings in percent, and the paired difference to the first row with its 95 % bootstrap "
+        f"{conditions(made[0][1].models)}. The first chunks of {options.openings} held-out storyboards, seeds 0, 1, "
+        "...; shares of right readings in percent, and the paired difference to the first row with its 95 % bootstrap "
         "interval over openings; seconds are medians, times the first row's.",
         "",
         f"| way | {', % | '.join(QUESTIONS)}, % | clarity | seconds |",

@@ -61,6 +61,13 @@ def test_added_they_are_the_merged_model(exported: Path, storybook: Tiny) -> Non
     assert len({models.fingerprint for models in (merged, added, base)}) == 3
 
 
+def test_low_precision_rounds_the_sum(exported: Path) -> None:
+    merged = load_models(str(exported)).dit.get_submodule(LAYER).weight
+    added = load_models(str(exported / "adapter"), dtype=torch.bfloat16).dit.get_submodule(LAYER).weight
+    assert added.dtype == torch.bfloat16
+    assert (added == merged.bfloat16()).float().mean() > 0.99
+
+
 def test_other_adapters_are_another_model(exported: Path) -> None:
     before = load_models(str(exported / "adapter")).fingerprint
     assert load_models(str(exported / "adapter")).fingerprint == before

@@ -168,11 +168,12 @@ def load_models(
     text-to-video model of the Wan family.
     """
     card, folder, adapters = _found(name_or_folder)
-    dit, dit_files = _transformer(folder / "transformer", device, dtype)
+    dit, dit_files = _transformer(folder / "transformer", device, dtype if adapters is None else torch.float32)
     autoencoder, vae_files = _autoencoder(folder, device)
     digest = fingerprint(folder, (*dit_files, *vae_files))
     if adapters is not None:
         fuse(dit, adapters)
+        dit = in_precision(dit, dtype)  # rounded once, after the sum
         digest = hashlib.sha256(f"{digest} {fingerprint(adapters.parent, (adapters,))}".encode()).hexdigest()
     return _models(name_or_folder, card, folder, dit, autoencoder, width, height, fps, chunk_frames, digest)
 
