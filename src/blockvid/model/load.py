@@ -167,7 +167,8 @@ def load_models(
     detail. Sizes that are None are the checkpoint's. Raises InputError for anything that cannot be read or is no
     text-to-video model of the Wan family.
     """
-    card, folder, adapters = _found(name_or_folder)
+    found = _Found.of(name_or_folder)
+    folder, adapters = found.folder, found.adapters
     dit, dit_files = _transformer(folder / "transformer", device, dtype if adapters is None else torch.float32)
     autoencoder, vae_files = _autoencoder(folder, device)
     digest = fingerprint(folder, (*dit_files, *vae_files))
@@ -175,7 +176,7 @@ def load_models(
         fuse(dit, adapters)
         dit = in_precision(dit, dtype)  # rounded once, after the sum
         digest = hashlib.sha256(f"{digest} {fingerprint(adapters.parent, (adapters,))}".encode()).hexdigest()
-    return _models(name_or_folder, card, folder, dit, autoencoder, width, height, fps, chunk_frames, digest)
+    return _models(found, dit, autoencoder, width, height, fps, chunk_frames, digest)
 
 
 def load_encoders(
@@ -190,9 +191,9 @@ def load_encoders(
 
     The fingerprint is empty, as in `describe_models`. Raises InputError as `load_models` does.
     """
-    card, folder, _ = _found(name_or_folder, HUB_ENCODERS)
-    dit, (autoencoder, _) = _transformer_network(folder / "transformer"), _autoencoder(folder, device)
-    return _models(name_or_folder, card, folder, dit, autoencoder, width, height, fps, chunk_frames, "")
+    found = _Found.of(name_or_folder, HUB_ENCODERS)
+    dit, (autoencoder, _) = _transformer_network(found.folder / "transformer"), _autoencoder(found.folder, device)
+    return _models(found, dit, autoencoder, width, height, fps, chunk_frames, "")
 
 
 def describe_models(
@@ -208,29 +209,38 @@ def describe_models(
     No weight file is read or need exist, and of a hub id only the configs are downloaded; the fingerprint, which is of
     weights, is empty. Raises InputError as `load_models` does.
     """
-    card, folder, _ = _found(name_or_folder, HUB_CONFIGS)
-    dit = in_precision(_transformer_network(folder / "transformer"), dtype)
-    autoencoder = _autoencoder_of_shapes(folder / "vae")
-    return _models(name_or_folder, card, folder, dit, autoencoder, width, height, fps, chunk_frames, "")
+    found = _Found.of(name_or_folder, HUB_CONFIGS)
+    dit = in_precision(_transformer_network(found.folder / "transformer"), dtype)
+    autoencoder = _autoencoder_of_shapes(found.folder / "vae")
+    return _models(found, dit, autoencoder, width, height, fps, chunk_frames, "")
 
 
-def _found(name_or_folder: str, files: list[str] = HUB_FILES) -> tuple[Card, Path, Path | None]:
+@dataclass(frozen=True)
+class _Found:
     """A model's card, the folder of its networks, and the adapters to be added to them."""
-    folder = find(name_or_folder, files)
-    card = read_card(folder)  # another pipeline's folder is refused for what it is, not for a file that it lacks
-    if card.base is None:
-        return card, folder, None
-    beside = folder / card.base
-    base = beside if beside.is_dir() else find(card.base, files)
-    if read_card(base).base is not None:
-        raise InputError(f"{folder / CARD} names {card.base}, which is adapters itself; name the model they are for")
-    return card, base, folder / ADAPTER
+
+    name: str
+    card: Card
+    folder: Path
+    adapters: Path | None
+
+    @classmethod
+    def of(cls, name_or_folder: str, files: list[str] = HUB_FILES) -> _Found:
+        folder = find(name_or_folder, files)
+        card = read_card(folder)  # another pipeline's folder is refused for what it is, not for a file that it lacks
+        if card.base is None:
+            return cls(name_or_folder, card, folder, None)
+        beside = folder / card.base
+        base = beside if beside.is_dir() else find(card.base, files)
+        if read_card(base).base is not None:
+            raise InputError(
+                f"{folder / CARD} names {card.base}, which is adapters itself; name the model they are for"
+            )
+        return cls(name_or_folder, card, base, folder / ADAPTER)
 
 
 def _models(
-    name: str,
-    card: Card,
-    folder: Path,
+    found: _Found,
     dit: BlockDiT,
     autoencoder: Autoencoder,
     width: int | None,
@@ -239,8 +249,8 @@ def _models(
     chunk_frames: int | None,
     digest: str,
 ) -> Models:
-    _check_channels(folder, dit, autoencoder)
-    sizes = card.geometry
+    _check_channels(found.folder, dit, autoencoder)
+    card, sizes = found.card, found.card.geometry
     geometry = Geometry(
         width=sizes.width if width is None else width,
         height=sizes.height if height is None else height,
@@ -253,8 +263,8 @@ def _models(
     )
     dit.fps_index = 0 if geometry.fps == 16 else 1
     return Models(
-        name=name,
-        folder=folder,
+        name=found.name,
+        folder=found.folder,
         dit=dit,
         autoencoder=autoencoder,
         geometry=geometry,
