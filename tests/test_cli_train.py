@@ -108,6 +108,8 @@ def test_a_run_under_another_configuration_is_refused(run: Run) -> None:
 def test_a_dry_run_says_what_it_takes(run: Run, tmp_path: Path) -> None:
     status, out, _ = run("train", "storybook_stage1", "--dry-run")
     assert status == 0 and "9,131,328" in out and "discriminator" in out and "tokens" in out
+    status, out, _ = run("train", "storybook_distill", "--dry-run")
+    assert status == 0 and "distill: 5 steps, of 2 each of the teacher" in " ".join(out.split())
     assert list(tmp_path.iterdir()) == []
 
 

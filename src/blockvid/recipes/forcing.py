@@ -98,6 +98,17 @@ class Forcing:
         self.objective()
 
     @property
+    def described(self) -> str:
+        """For `--dry-run`."""
+        if self.loss != "distill":
+            return f"{self.loss}, schedule {self.schedule}"
+        s = self.student
+        return (
+            f"distill: {s.student_steps} steps, of {s.substeps} each of the teacher at guidance {s.teacher_guidance:g}; "
+            f"chunks of a window that are generated: {s.generated}, after at most {s.history} real ones"
+        )
+
+    @property
     def sampling(self) -> Settings:
         """How what becomes of the model is sampled, as far as its loss decides that."""
         if self.loss == "distill":

@@ -271,7 +271,7 @@ class PostTraining:
         batch, chunks, turns = self.data.batch, self.data.chunks, plan.microbatches
         return [
             ("model", f"{models.name}; {sizes} parameters"),
-            ("loss", f"{self.forcing.loss}, schedule {self.forcing.schedule}"),
+            ("loss", self.forcing.described),
             ("step", f"{turns} x {batch} videos of {chunks} chunks, {one.tokens:,} tokens each"),
             ("operations", f"{one.operations * turns / 1e12:.2f} TFLOP a step of flow matching"),
             ("memory", f"{needed.total / 1e9:.2f} GB a rank of {layout.ranks}: {needed}"),
