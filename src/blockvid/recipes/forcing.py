@@ -104,8 +104,8 @@ class Forcing:
             return f"{self.loss}, schedule {self.schedule}"
         s = self.student
         return (
-            f"distill: {s.student_steps} steps, of {s.substeps} each of the teacher at guidance {s.teacher_guidance:g}; "
-            f"chunks of a window that are generated: {s.generated}, after at most {s.history} real ones"
+            f"distill: {s.student_steps} steps, of {s.substeps} each of the teacher at guidance "
+            f"{s.teacher_guidance:g}, in {s.generated} of a window's chunks after at most {s.history} real ones"
         )
 
     @property
