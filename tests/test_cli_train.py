@@ -159,12 +159,28 @@ def test_a_student_is_made_of_a_teacher(run: Run, storybook: Tiny, tmp_path: Pat
     write_video(tmp_path / "clips" / "a.mp4", np.zeros((33, 32, 32, 3), np.uint8), 8)
     (tmp_path / "clips" / "a.txt").write_text("a red ball rolls")
     assert run("data", "encode", "clips", "-o", "shards", "--model", small)[0] == 0
-    options = ("--data", "shards", "--chunks", 2, "--steps", 2, "--lora", 2, "--lr", "0.1", "--device", "cpu")
+    (tmp_path / "board.txt").write_text("a red ball\n")
+    options = (
+        "--previews",
+        "board.txt",
+        "--data",
+        "shards",
+        "--chunks",
+        2,
+        "--steps",
+        2,
+        "--lora",
+        2,
+        "--lr",
+        "0.1",
+        "--device",
+        "cpu",
+    )
     made = ("--student-steps", 3, "--student-shift", "2.5", "--history", 1, "--save", 2)
     assert run("train", "storybook_distill", "--start", small, *options, *made, "-o", "student")[0] == 0
     before, after = lines(tmp_path / "student" / "probe.jsonl")
     assert (before["step"], after["step"]) == (0, 2)
-    (tmp_path / "board.txt").write_text("a red ball\n")
+    assert probe(tmp_path / "student" / "previews" / "000002.mp4").frames > 0
     videos = []
     for name, model in (("student", "student"), ("adapter", "student/adapter"), ("teacher", small)):
         assert run("generate", "board.txt", "--model", model, *g, "-o", f"{name}.mp4")[0] == 0

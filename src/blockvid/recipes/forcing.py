@@ -14,7 +14,7 @@ from blockvid.flow import ChunkSchedule
 from blockvid.model.dit import BlockDiT
 from blockvid.model.load import Defaults
 from blockvid.pipeline import Settings
-from blockvid.sampling.solvers import Euler, Renoise
+from blockvid.sampling.solvers import Renoise
 from blockvid.training.adversaries import DMD, GAN, Adversary, Scores, SiD
 from blockvid.training.batch import Batch, Objective
 from blockvid.training.densities import Density, Independent, continuing
@@ -61,14 +61,6 @@ class Student:
             self.student_steps, self.student_shift, self.teacher_guidance, self.substeps, self.history, self.generated
         )
 
-    def defaults(self, negative_prompt: str) -> Defaults:
-        """How the student is sampled."""
-        return Defaults(self.student_steps, 1.0, self.student_shift, negative_prompt, "euler")
-
-    def sampling(self) -> Settings:
-        """The same, as what is asked for."""
-        return Settings(steps=self.student_steps, guidance=1.0, shift=self.student_shift, solver=Euler(), overlap=0)
-
 
 @dataclass(frozen=True)
 class Forcing:
@@ -110,10 +102,15 @@ class Forcing:
 
     @property
     def sampling(self) -> Settings:
-        """How what becomes of the model is sampled, as far as its loss decides that."""
-        if self.loss == "distill":
-            return self.student.sampling()
+        """What is asked for, beside the model's defaults, to sample what Self Forcing made."""
         return FEW_STEPS if self.loss in ("self", "ours") else Settings()
+
+    def defaults(self, base: Defaults) -> Defaults:
+        """Of what becomes of a model with the defaults `base`: a student has its own."""
+        s = self.student
+        if self.loss != "distill":
+            return base
+        return Defaults(s.student_steps, 1.0, s.student_shift, base.negative_prompt, "euler")
 
     def density(self) -> Density:
         """Half of the samples continue clean chunks, as generation does."""

@@ -218,9 +218,7 @@ class PostTraining:
 
     def _say_how_to_sample(self, models: Models, out: Path) -> None:
         """The card of the model, and one of its adapters by themselves; a student has defaults of its own."""
-        defaults = models.defaults
-        if self.forcing.loss == "distill":
-            defaults = self.forcing.student.defaults(defaults.negative_prompt)
+        defaults = self.forcing.defaults(models.defaults)
         save_blockvid_json(out, models.geometry, defaults, models.text)
         if self.optimisation.lora:
             base = str(Path(self.start).resolve()) if Path(self.start).is_dir() else self.start
@@ -230,8 +228,9 @@ class PostTraining:
         """What is looked at with every checkpoint beside the loss: a video, made as the model is to be used."""
         if self.looks.previews is None:
             return []
-        settings, folder = self.forcing.sampling, out / "previews"
-        return [Preview(models, Storyboard.read(self.looks.previews), settings, folder, world)]
+        made = replace(models, defaults=self.forcing.defaults(models.defaults))
+        board, folder = Storyboard.read(self.looks.previews), out / "previews"
+        return [Preview(made, board, self.forcing.sampling, folder, world)]
 
     def sources(self, models: Models, out: Path, world: World) -> tuple[Source, Source | None]:
         """Where batches come from, and the same of takes that are not learned from; the first rank makes takes."""
