@@ -1,6 +1,7 @@
 """Copy a trained storybook folder into the package, in float16: python scripts/ship_storybook.py runs/storybook.
 
-Of a run of `storybook_distill` its adapters are copied, with their card: they are the model "storybook-fast".
+Of a run of `storybook_distill` its adapters are copied, with their card: they are the model "storybook-fast", of which
+`--strength` says how much is added.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from blockvid.model.load import CARD, EMBEDDED, STORYBOOK
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-def main(run: tyro.conf.Positional[Path]) -> None:
+def main(run: tyro.conf.Positional[Path], strength: float = 1.0) -> None:
     """Replace the shipped weights by those that the folder `run` has, keeping their model card (README.md)."""
     if (run / "adapter" / ADAPTER).exists():
-        ship_adapters(run / "adapter")
+        ship_adapters(run / "adapter", strength)
         return
     parts = [part for part in ("transformer", "vae", "probe") if (run / part / WEIGHTS).exists()]
     if not parts:
@@ -45,15 +46,16 @@ def main(run: tyro.conf.Positional[Path]) -> None:
     say_size()
 
 
-def ship_adapters(adapter: Path) -> None:
-    """Replace the shipped adapters and their card, whose base is then the folder above."""
-    fast = EMBEDDED["storybook-fast"]
+def ship_adapters(adapter: Path, strength: float) -> None:
+    """Replace the shipped adapters and their card."""
+    fast, card = EMBEDDED["storybook-fast"], json.loads((adapter / CARD).read_text(encoding="utf-8"))
+    if card["base"] != "storybook" or card["defaults"]["guidance"] != 1:
+        raise InputError(f"{adapter} is no few-step student of storybook; name a run of storybook_distill")
     fast.mkdir(exist_ok=True)
     halved = {name: tensor.to(torch.float16).contiguous() for name, tensor in load_file(adapter / ADAPTER).items()}
     save_file(halved, fast / ADAPTER, metadata={"format": "pt"})
     (fast / ADAPTER).chmod(0o644)
-    card = json.loads((adapter / CARD).read_text(encoding="utf-8")) | {"base": ".."}
-    (fast / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    (fast / CARD).write_text(json.dumps(card | {"strength": strength}, indent=2) + "\n", encoding="utf-8")
     say_size()
 
 

@@ -152,17 +152,9 @@ def test_from_a_folder_of_clips_to_a_model(run: Run, storybook: Tiny, tmp_path: 
     assert run("generate", "board.txt", "--model", "stage2", "--steps", 1, "-o", "ball.mp4")[0] == 0
 
 
-def test_a_student_is_made_of_a_teacher(run: Run, storybook: Tiny, tmp_path: Path) -> None:
-    """What is written knows how it is sampled, as a model and as adapters of its teacher, and both make one video."""
-    small, g = str(storybook.folder), ("--device", "cpu", "--dtype", "float32")
-    (tmp_path / "clips").mkdir()
-    write_video(tmp_path / "clips" / "a.mp4", np.zeros((33, 32, 32, 3), np.uint8), 8)
-    (tmp_path / "clips" / "a.txt").write_text("a red ball rolls")
-    assert run("data", "encode", "clips", "-o", "shards", "--model", small)[0] == 0
-    (tmp_path / "board.txt").write_text("a red ball\n")
+def distil(run: Run, start: str, out: str, *more: object) -> tuple[int, str, str]:
+    """A student of three steps, taught for two on `shards`."""
     options = (
-        "--previews",
-        "board.txt",
         "--data",
         "shards",
         "--chunks",
@@ -175,12 +167,30 @@ def test_a_student_is_made_of_a_teacher(run: Run, storybook: Tiny, tmp_path: Pat
         "0.1",
         "--device",
         "cpu",
+        "--save",
+        2,
     )
-    made = ("--student-steps", 3, "--student-shift", "2.5", "--history", 1, "--save", 2)
-    assert run("train", "storybook_distill", "--start", small, *options, *made, "-o", "student")[0] == 0
-    before, after = lines(tmp_path / "student" / "probe.jsonl")
+    student = ("--student-steps", 3, "--student-shift", "2.5", "--history", 1)
+    return run("train", "storybook_distill", "--start", start, *options, *student, "-o", out, *more)
+
+
+@pytest.fixture
+def student(run: Run, storybook: Tiny, tmp_path: Path) -> Path:
+    (tmp_path / "clips").mkdir()
+    write_video(tmp_path / "clips" / "a.mp4", np.zeros((33, 32, 32, 3), np.uint8), 8)
+    (tmp_path / "clips" / "a.txt").write_text("a red ball rolls")
+    assert run("data", "encode", "clips", "-o", "shards", "--model", storybook.folder)[0] == 0
+    (tmp_path / "board.txt").write_text("a red ball\n")
+    assert distil(run, str(storybook.folder), "student", "--previews", "board.txt")[0] == 0
+    return tmp_path / "student"
+
+
+def test_a_student_is_made_of_a_teacher(run: Run, storybook: Tiny, student: Path, tmp_path: Path) -> None:
+    """What is written knows how it is sampled, as a model and as adapters of its teacher, and both make one video."""
+    small, g = str(storybook.folder), ("--device", "cpu", "--dtype", "float32")
+    before, after = lines(student / "probe.jsonl")
     assert (before["step"], after["step"]) == (0, 2)
-    assert probe(tmp_path / "student" / "previews" / "000002.mp4").frames > 0
+    assert probe(student / "previews" / "000002.mp4").frames > 0
     videos = []
     for name, model in (("student", "student"), ("adapter", "student/adapter"), ("teacher", small)):
         assert run("generate", "board.txt", "--model", model, *g, "-o", f"{name}.mp4")[0] == 0
@@ -188,8 +198,25 @@ def test_a_student_is_made_of_a_teacher(run: Run, storybook: Tiny, tmp_path: Pat
         manifest = json.loads((tmp_path / f"{name}.run" / "manifest.json").read_text())
         steps, guidance = (3, 1.0) if name != "teacher" else (2, 3.0)
         assert f'"steps": {steps}' in json.dumps(manifest) and f'"guidance": {guidance}' in json.dumps(manifest)
-    student, adapter, teacher = videos
-    assert np.abs(student.astype(int) - adapter).max() <= 2
-    assert np.abs(student.astype(int) - teacher).max() > 2
+    merged, adapter, teacher = videos
+    assert np.abs(merged.astype(int) - adapter).max() <= 2
+    assert np.abs(merged.astype(int) - teacher).max() > 2
     card = json.loads((storybook.folder / "blockvid.json").read_text())
     assert card["defaults"]["steps"] == 2, "the teacher's card is not written over"
+
+
+def test_a_student_that_is_adapters_goes_on_learning_from_what_they_are_for(
+    run: Run, storybook: Tiny, student: Path, tmp_path: Path
+) -> None:
+    """It begins where it was, under the same teacher, whether its adapters go on or their sum with the base does."""
+    left_at = lines(student / "probe.jsonl")[-1]["loss"]
+    for out, lora in (("further", 2), ("whole", 0)):
+        assert distil(run, "student/adapter", out, "--lora", lora)[0] == 0
+        begun_at, after = (line["loss"] for line in lines(tmp_path / out / "probe.jsonl"))
+        assert begun_at == pytest.approx(left_at, rel=1e-4) != pytest.approx(after, rel=1e-4)
+    assert json.loads((tmp_path / "further" / "adapter" / "blockvid.json").read_text())["base"] == str(storybook.folder)
+    assert run("generate", "board.txt", "--model", "further/adapter", "--device", "cpu", "-o", "a.mp4")[0] == 0
+    refused(
+        distil(run, "student/adapter", "wider", "--lora", 3), "has adapters of rank 2, not 3; use --lora 2, or --lora 0"
+    )
+    assert not list((tmp_path / "wider").glob("transformer*"))

@@ -76,6 +76,27 @@ def test_other_adapters_are_another_model(exported: Path) -> None:
     assert load_models(str(exported / "adapter")).fingerprint != before
 
 
+def test_strength_says_how_much_of_them_is_added(exported: Path, storybook: Tiny) -> None:
+    card = exported / "adapter" / "blockvid.json"
+    weak, full, base = {}, load_models(str(exported / "adapter")), load_models(str(storybook.folder))
+    for strength in (0.0, 1.0, 1.5):
+        card.write_text(json.dumps(json.loads(card.read_text()) | {"strength": strength}))
+        weak[strength] = load_models(str(exported / "adapter"))
+    began, added = (models.dit.get_submodule(LAYER).weight for models in (base, full))
+    for strength, models in weak.items():
+        torch.testing.assert_close(models.dit.get_submodule(LAYER).weight, torch.lerp(began, added, strength))
+        assert (models.fingerprint == full.fingerprint) == (strength == 1)
+
+
+@pytest.mark.parametrize("change", [{"strength": "much"}, {"strength": float("nan")}, {"base": None, "strength": 1.0}])
+def test_no_strength_of_adapters(exported: Path, change: dict[str, object]) -> None:
+    card = exported / "adapter" / "blockvid.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | change))
+    with pytest.raises(InputError, match="strength") as refusal:
+        load_models(str(exported / "adapter"))
+    assert "; " in str(refusal.value) and "\n" not in str(refusal.value)
+
+
 def test_a_base_may_be_named_by_a_path_from_the_folder(exported: Path) -> None:
     card = exported / "adapter" / "blockvid.json"
     card.write_text(json.dumps(json.loads(card.read_text()) | {"base": ".."}))

@@ -11,10 +11,11 @@ from torch import Tensor
 from blockvid.attention.attend import BlockCausal
 from blockvid.attention.rope import grid_positions
 from blockvid.errors import InputError
+from blockvid.model.adapters import ADAPTER, fuse, save_adapter
 from blockvid.model.dit import BlockDiT, TextContext
 from blockvid.training.export import export
 from blockvid.training.loop import Cadence, Loop, Plan, losses_of
-from blockvid.training.lora import add_lora
+from blockvid.training.lora import add_lora, go_on_with
 from blockvid.training.optimisation import AdamW
 from blockvid.training.sharding import ALONE
 from training.ranks import FRAMES, TinyAdversarial, TinySource, tiny
@@ -69,3 +70,41 @@ def test_a_run_of_adapters_continues(tmp_path: Path) -> None:
 def test_a_rank_of_nothing_is_refused() -> None:
     with pytest.raises(InputError, match="a LoRA of rank 0"):
         add_lora(tiny(), 0)
+
+
+def saved(folder: Path, *layers: str, rank: int = 2) -> Path:
+    """Adapters of these layers, as a file."""
+    shapes, draw = {name: module.weight.shape for name, module in linear(tiny())}, torch.Generator().manual_seed(6)
+    down = {f"{name}.lora_A.weight": torch.randn(rank, shapes[name][1], generator=draw) for name in layers}
+    up = {f"{name}.lora_B.weight": 0.1 * torch.randn(shapes[name][0], rank, generator=draw) for name in layers}
+    save_adapter(down | up, 0.5, folder)
+    return folder / ADAPTER
+
+
+def linear(model: torch.nn.Module) -> list[tuple[str, torch.nn.Linear]]:
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+
+
+def test_adapters_go_on_from_where_a_file_left_them(tmp_path: Path) -> None:
+    file = saved(tmp_path, "blocks.0.attn1.to_q", "blocks.1.ffn.net.2")
+    going_on, summed = tiny(), tiny()
+    go_on_with(going_on, 2, file)
+    fuse(summed, file)
+    torch.testing.assert_close(answer(going_on), answer(summed), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(answer(going_on), answer(tiny()), rtol=1e-5, atol=1e-5)
+    assert [n for n, p in going_on.named_parameters() if p.requires_grad] == adapter_names(going_on)
+
+
+def adapter_names(model: torch.nn.Module) -> list[str]:
+    """All that a fresh `add_lora` would train: layers that the file leaves out learn, too."""
+    fresh = tiny()
+    add_lora(fresh, 2)
+    assert [name for name, _ in fresh.named_parameters()] == [name for name, _ in model.named_parameters()]
+    return [name for name, _ in fresh.named_parameters() if ".lora_" in name]
+
+
+def test_adapters_that_cannot_go_on_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has adapters of rank 3, not 2; use --lora 3, or --lora 0"):
+        go_on_with(tiny(), 2, saved(tmp_path, "blocks.0.attn1.to_q", rank=3))
+    with pytest.raises(InputError, match="adapts proj_out, which is not trained by --lora"):
+        go_on_with(tiny(), 2, saved(tmp_path, "proj_out"))

@@ -17,9 +17,12 @@ ADAPTER = "pytorch_lora_weights.safetensors"
 PREFIX = "transformer."
 
 
-@torch.no_grad()
-def fuse(network: nn.Module, file: Path) -> None:
-    """Adds B A to the weight (m n) of every linear layer for which `file` has a pair; summed in float32.
+Pairs = dict[str, tuple[Tensor, Tensor]]
+"""A (r n) and B (m r) in float32, by the name of the linear layer to whose weight (m n) B A is added."""
+
+
+def read_pairs(file: Path, network: nn.Module) -> Pairs:
+    """What `file` adds to the linear layers of `network`.
 
     Raises InputError for anything in it that is no such pair, or fits no layer.
     """
@@ -30,6 +33,7 @@ def fuse(network: nn.Module, file: Path) -> None:
         raise InputError(f"{file} holds {unknown[0]}, no part of a LoRA in diffusers' form; convert it by diffusers")
     if not names:
         raise InputError(f"{file} holds no adapters; use a LoRA in diffusers' form, or drop base from blockvid.json")
+    pairs: Pairs = {}
     for name in names:
         down, up = (tensors.get(f"{PREFIX}{name}.lora_{part}.weight") for part in "AB")
         layer = layers.get(name)
@@ -42,8 +46,20 @@ def fuse(network: nn.Module, file: Path) -> None:
             )
         alpha = tensors.get(f"{PREFIX}{name}.alpha")
         scale = 1.0 if alpha is None else float(alpha) / down.shape[0]
-        added = scale * (up.float() @ down.float())
-        layer.weight.copy_(layer.weight.float() + added.to(layer.weight.device))
+        pairs[name] = down.float(), scale * up.float()
+    return pairs
+
+
+@torch.no_grad()
+def fuse(network: nn.Module, file: Path, strength: float = 1.0) -> None:
+    """Adds to the weights of `network` `strength` times what `file` has for them, summed in float32.
+
+    Raises what `read_pairs` does.
+    """
+    for name, (down, up) in read_pairs(file, network).items():
+        layer = network.get_submodule(name)
+        assert isinstance(layer, nn.Linear)
+        layer.weight.copy_(layer.weight.float() + strength * (up @ down).to(layer.weight.device))
 
 
 def save_adapter(tensors: dict[str, Tensor], scale: float, folder: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 from torch import nn
 
 from blockvid.errors import InputError
@@ -97,6 +97,8 @@ class Card(BaseModel):
     text: Text
     base: str | None = None
     """Of a folder of adapters: the model that they are added to, by a path from the folder or as `--model` takes it."""
+    strength: FiniteFloat | None = None
+    """Of a folder of adapters: how much of them is added; None: 1. What trains them further begins at 1."""
 
 
 NEGATIVE = "blurry, washed out, overexposed, distorted anatomy, extra fingers, subtitles, watermark, static frame"
@@ -114,11 +116,20 @@ SKYREELS = Card(
 
 
 @dataclass(frozen=True)
+class Adapters:
+    """A file of LoRA, the model that it is for, as `load_models` takes it, and how much of it is added there."""
+
+    file: Path
+    base: str
+    strength: float
+
+
+@dataclass(frozen=True)
 class Models:
     """Everything that makes a video, except the text encoder, which is made on demand and may be freed again.
 
-    `folder` has all networks: of adapters, that of their base. `fingerprint` is a sha256 over the transformer's and the
-    autoencoder's weights, adapters and configs; the text encoder is not part of it.
+    `folder` has all networks: of adapters, that of their base, to which they have been added. `fingerprint` is a sha256
+    over the transformer's and the autoencoder's weights, adapters and configs; the text encoder is not part of it.
     """
 
     name: str
@@ -129,6 +140,7 @@ class Models:
     defaults: Defaults
     text: Text
     fingerprint: str
+    adapters: Adapters | None = None
 
     @property
     def text_mask(self) -> bool:
@@ -173,9 +185,11 @@ def load_models(
     autoencoder, vae_files = _autoencoder(folder, device)
     digest = fingerprint(folder, (*dit_files, *vae_files))
     if adapters is not None:
-        fuse(dit, adapters)
+        fuse(dit, adapters.file, adapters.strength)
         dit = in_precision(dit, dtype)  # rounded once, after the sum
-        digest = hashlib.sha256(f"{digest} {fingerprint(adapters.parent, (adapters,))}".encode()).hexdigest()
+        added = fingerprint(adapters.file.parent, (adapters.file,))
+        much = "" if adapters.strength == 1 else f" {adapters.strength}"
+        digest = hashlib.sha256(f"{digest} {added}{much}".encode()).hexdigest()
     return _models(found, dit, autoencoder, width, height, fps, chunk_frames, digest)
 
 
@@ -222,21 +236,27 @@ class _Found:
     name: str
     card: Card
     folder: Path
-    adapters: Path | None
+    adapters: Adapters | None
 
     @classmethod
     def of(cls, name_or_folder: str, files: list[str] = HUB_FILES) -> _Found:
         folder = find(name_or_folder, files)
         card = read_card(folder)  # another pipeline's folder is refused for what it is, not for a file that it lacks
         if card.base is None:
+            if card.strength is not None:
+                raise InputError(
+                    f"{folder / CARD}: strength {card.strength:g} is of adapters, and these name no base; drop it"
+                )
             return cls(name_or_folder, card, folder, None)
         beside = folder / card.base
-        base = beside if beside.is_dir() else find(card.base, files)
+        named = str(beside.resolve()) if beside.is_dir() else card.base
+        base = find(named, files)
         if read_card(base).base is not None:
             raise InputError(
                 f"{folder / CARD} names {card.base}, which is adapters itself; name the model they are for"
             )
-        return cls(name_or_folder, card, base, folder / ADAPTER)
+        adapters = Adapters(folder / ADAPTER, named, 1.0 if card.strength is None else card.strength)
+        return cls(name_or_folder, card, base, adapters)
 
 
 def _models(
@@ -271,6 +291,7 @@ def _models(
         defaults=card.defaults,
         text=card.text,
         fingerprint=digest,
+        adapters=found.adapters,
     )
 
 

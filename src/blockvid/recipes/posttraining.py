@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +17,7 @@ from blockvid.data.sources import ShardSource
 from blockvid.data.takes import TakeSource
 from blockvid.errors import InputError, at_least_one
 from blockvid.model.device import pick_device
+from blockvid.model.dit import BlockDiT
 from blockvid.model.load import Models, describe_models, load_models, save_blockvid_json
 from blockvid.recipes.forcing import Forcing, Student
 from blockvid.recipes.previews import Preview, ProbeLoss
@@ -26,7 +28,7 @@ from blockvid.training.batch import Batch, Source
 from blockvid.training.cost import Cost, cost, memory
 from blockvid.training.export import export
 from blockvid.training.loop import Cadence, Loop, Plan, Seen, losses_of
-from blockvid.training.lora import add_lora
+from blockvid.training.lora import add_lora, go_on_with
 from blockvid.training.optimisation import AdamW
 from blockvid.training.sharding import Mesh, Precision, Sharding, World, launched, place
 from blockvid.training.tracking import TensorBoard, Tracker, Wandb
@@ -174,7 +176,9 @@ class PostTraining:
             models = load_models(self.start, "cpu", torch.float32)
             seen = self._previews(models, out, world)
             source, unseen = self.sources(models, out, world)
-            networks, objective, plan = self._networks(models), self.forcing.objective(), self.optimisation.plan()
+            under = None if models.adapters is None else load_models(models.adapters.base, "cpu", torch.float32).dit
+            networks, objective = self._networks(models, under), self.forcing.objective()
+            plan = self.optimisation.plan()
             place(networks, world, self.layout.sharding(plan.precision))
             losses = losses_of(objective, source, networks, world.device)
             decisive = asdict(replace(self, layout=Layout(), looks=Looks()))
@@ -199,12 +203,19 @@ class PostTraining:
             trackers = looks.trackers(out, decisive) if world.rank == 0 else []
             loop.run(trackers, self._cost(models), on_save=written, preview=looked, stop=stop)
 
-    def _networks(self, models: Models) -> dict[str, nn.Module]:
-        """The model, and what the objective trains beside it."""
-        model = models.dit.train().requires_grad_(True)
-        made = {"model": model, **self.forcing.objective().networks(model)}
-        if self.optimisation.lora:
-            add_lora(model, self.optimisation.lora)
+    def _networks(self, models: Models, under: BlockDiT | None = None) -> dict[str, nn.Module]:
+        """The model, and what the objective trains beside it; `under` is what the adapters it may be are added to.
+
+        Adapters go on as adapters of the same, and a student that is adapters with what they are for as its teacher.
+        """
+        rank, whole = self.optimisation.lora, models.dit.train().requires_grad_(True)
+        model = whole if under is None or not rank else copy.deepcopy(under).train()
+        taught = under is not None and self.forcing.loss == "distill"
+        made = {"model": model, **self.forcing.objective().networks(under if taught else whole)}
+        if rank and under is not None and models.adapters is not None:
+            go_on_with(model, rank, models.adapters.file)
+        elif rank:
+            add_lora(model, rank)
         return made
 
     def _probe(
@@ -221,7 +232,8 @@ class PostTraining:
         defaults = self.forcing.defaults(models.defaults)
         save_blockvid_json(out, models.geometry, defaults, models.text)
         if self.optimisation.lora:
-            base = str(Path(self.start).resolve()) if Path(self.start).is_dir() else self.start
+            start = str(Path(self.start).resolve()) if Path(self.start).is_dir() else self.start
+            base = start if models.adapters is None else models.adapters.base
             save_blockvid_json(out / "adapter", models.geometry, defaults, models.text, base)
 
     def _previews(self, models: Models, out: Path, world: World) -> list[Seen]:
