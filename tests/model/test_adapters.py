@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,11 +89,23 @@ def test_strength_says_how_much_of_them_is_added(exported: Path, storybook: Tiny
         assert (models.fingerprint == full.fingerprint) == (strength == 1)
 
 
-@pytest.mark.parametrize("change", [{"strength": "much"}, {"strength": float("nan")}, {"base": None, "strength": 1.0}])
+def test_what_their_card_leaves_out_is_their_bases(exported: Path, storybook: Tiny) -> None:
+    """So a LoRA of somebody else's takes a card of one line."""
+    card, base = exported / "adapter" / "blockvid.json", load_models(str(storybook.folder))
+    card.write_text(json.dumps({"base": str(storybook.folder), "defaults": {"steps": 4}}))
+    added = load_models(str(exported / "adapter"))
+    assert added.defaults == replace(base.defaults, steps=4)
+    assert (added.geometry, added.text) == (base.geometry, base.text)
+    card.write_text(json.dumps({"base": str(storybook.folder), "geometry": {"width": "wide"}}))
+    with pytest.raises(InputError, match=r"geometry\.width 'wide': Input should be a valid integer; correct it"):
+        load_models(str(exported / "adapter"))
+
+
+@pytest.mark.parametrize("change", [{"strength": "much"}, {"strength": float("nan")}, {"strength": 1.0, "base": None}])
 def test_no_strength_of_adapters(exported: Path, change: dict[str, object]) -> None:
     card = exported / "adapter" / "blockvid.json"
     card.write_text(json.dumps(json.loads(card.read_text()) | change))
-    with pytest.raises(InputError, match="strength") as refusal:
+    with pytest.raises(InputError, match=r"strength|base") as refusal:
         load_models(str(exported / "adapter"))
     assert "; " in str(refusal.value) and "\n" not in str(refusal.value)
 

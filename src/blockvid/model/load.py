@@ -13,7 +13,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
@@ -48,6 +48,7 @@ TRANSFORMERS = ("BlockDiT", "WanTransformer3DModel", "SkyReelsV2Transformer3DMod
 PIPELINES = {"WanPipeline": "wan", "SkyReelsV2DiffusionForcingPipeline": "skyreels"}
 
 Text = Literal["minilm", "umt5"]
+Said = TypeVar("Said", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,17 @@ class Card(BaseModel):
     geometry: Sizes
     defaults: Defaults
     text: Text
-    base: str | None = None
-    """Of a folder of adapters: the model that they are added to, by a path from the folder or as `--model` takes it."""
-    strength: FiniteFloat | None = None
-    """Of a folder of adapters: how much of them is added; None: 1. What trains them further begins at 1."""
+
+
+class Added(BaseModel):
+    """What it says of adapters. The rest of it takes the place of what their base's card says, as far as it goes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    base: str
+    """The model that they are added to, by a path from the folder or as `--model` takes it."""
+    strength: FiniteFloat = 1.0
+    """How much of them is added. What trains them further begins at 1."""
 
 
 NEGATIVE = "blurry, washed out, overexposed, distorted anatomy, extra fingers, subtitles, watermark, static frame"
@@ -241,22 +249,22 @@ class _Found:
     @classmethod
     def of(cls, name_or_folder: str, files: list[str] = HUB_FILES) -> _Found:
         folder = find(name_or_folder, files)
-        card = read_card(folder)  # another pipeline's folder is refused for what it is, not for a file that it lacks
-        if card.base is None:
-            if card.strength is not None:
-                raise InputError(
-                    f"{folder / CARD}: strength {card.strength:g} is of adapters, and these name no base; drop it"
-                )
-            return cls(name_or_folder, card, folder, None)
-        beside = folder / card.base
-        named = str(beside.resolve()) if beside.is_dir() else card.base
+        said = _said(folder)
+        if "base" not in said:  # another pipeline's folder is refused for what it is, not for a file that it lacks
+            return cls(name_or_folder, read_card(folder), folder, None)
+        added = _valid(Added, {name: said.pop(name) for name in Added.model_fields if name in said}, folder)
+        beside = folder / added.base
+        named = str(beside.resolve()) if beside.is_dir() else added.base
         base = find(named, files)
-        if read_card(base).base is not None:
+        if "base" in _said(base):
             raise InputError(
-                f"{folder / CARD} names {card.base}, which is adapters itself; name the model they are for"
+                f"{folder / CARD} names {added.base}, which is adapters itself; name the model they are for"
             )
-        adapters = Adapters(folder / ADAPTER, named, 1.0 if card.strength is None else card.strength)
-        return cls(name_or_folder, card, base, adapters)
+        card = read_card(base).model_dump()
+        for name, value in said.items():
+            both = isinstance(value, dict) and isinstance(card.get(name), dict)
+            card[name] = card[name] | value if both else value
+        return cls(name_or_folder, _valid(Card, card, folder), base, Adapters(folder / ADAPTER, named, added.strength))
 
 
 def _models(
@@ -305,9 +313,11 @@ def save_blockvid_json(
     sizes = Sizes(
         width=geometry.width, height=geometry.height, fps=float(geometry.fps), chunk_frames=geometry.chunk_frames
     )
-    card = Card(geometry=sizes, defaults=defaults, text=text, base=base)
+    said = Card(geometry=sizes, defaults=defaults, text=text).model_dump()
+    if base is not None:
+        said["base"] = base
     fresh = folder / f"{CARD}.new"  # the old one may be a link to another folder's
-    fresh.write_text(json.dumps(card.model_dump(exclude_none=True), indent=2) + "\n", encoding="utf-8")
+    fresh.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
     fresh.rename(folder / CARD)
 
 
@@ -356,12 +366,7 @@ def _line(error: Exception) -> str:
 def read_card(folder: Path) -> Card:
     """The sizes and settings of a model folder: its own `blockvid.json`, or those known for diffusers' pipelines."""
     if (folder / CARD).is_file():
-        try:
-            return Card.model_validate_json(json.dumps(read_json(folder / CARD)))
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise InputError(f"{folder / CARD}: {where} {first['input']!r:.80}: {first['msg']}; correct it") from None
+        return _valid(Card, _said(folder), folder)
     if not (folder / "model_index.json").is_file():
         raise InputError(
             f"{folder} has neither {CARD} nor model_index.json; name a folder that blockvid exported or one in "
@@ -377,6 +382,20 @@ def read_card(folder: Path) -> Card:
     if any(index.get("transformer_2") or ()):
         raise InputError(f"{folder} has two transformers (Wan 2.2 A14B), and one is run here; use Wan 2.1")
     return WAN if family == "wan" else SKYREELS
+
+
+def _said(folder: Path) -> dict[str, Any]:
+    """The folder's `blockvid.json`, or nothing."""
+    return read_json(folder / CARD) if (folder / CARD).is_file() else {}
+
+
+def _valid(kind: type[Said], said: dict[str, Any], folder: Path) -> Said:
+    try:
+        return kind.model_validate_json(json.dumps(said))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{folder / CARD}: {where} {first['input']!r:.80}: {first['msg']}; correct it") from None
 
 
 def _transformer(folder: Path, device: str | torch.device, dtype: torch.dtype) -> tuple[BlockDiT, tuple[Path, ...]]:
