@@ -210,8 +210,8 @@ class PostTraining:
         """
         rank, whole = self.optimisation.lora, models.dit.train().requires_grad_(True)
         model = whole if under is None or not rank else copy.deepcopy(under).train()
-        taught = under is not None and self.forcing.loss == "distill"
-        made = {"model": model, **self.forcing.objective().networks(under if taught else whole)}
+        base = under if under is not None and self.forcing.loss == "distill" else whole
+        made = {"model": model, **self.forcing.objective().networks(base)}
         if rank and under is not None and models.adapters is not None:
             go_on_with(model, rank, models.adapters.file)
         elif rank:
