@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,6 +116,24 @@ def test_a_base_may_be_named_by_a_path_from_the_folder(exported: Path) -> None:
     card = exported / "adapter" / "blockvid.json"
     card.write_text(json.dumps(json.loads(card.read_text()) | {"base": ".."}))
     assert load_models(str(exported / "adapter")).folder.resolve() == exported.resolve()
+
+
+def test_adapters_may_be_on_a_hub(
+    exported: Path, storybook: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is downloaded of a repository of adapters is what loading one needs."""
+    import huggingface_hub
+
+    def snapshot(repository: str, allow_patterns: list[str], local_files_only: bool = False) -> str:
+        assert repository == "someone/adapters" and local_files_only
+        for file in (exported / "adapter").iterdir():
+            if any(fnmatch(file.name, pattern) for pattern in allow_patterns):
+                (tmp_path / "hub").mkdir(exist_ok=True)
+                shutil.copy(file, tmp_path / "hub")
+        return str(tmp_path / "hub")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    assert load_models("someone/adapters").fingerprint == load_models(str(exported / "adapter")).fingerprint
 
 
 def test_their_shapes_are_told_without_weights(exported: Path) -> None:
