@@ -154,24 +154,9 @@ def test_from_a_folder_of_clips_to_a_model(run: Run, storybook: Tiny, tmp_path: 
 
 def distil(run: Run, start: str, out: str, *more: object) -> tuple[int, str, str]:
     """A student of three steps, taught for two on `shards`."""
-    options = (
-        "--data",
-        "shards",
-        "--chunks",
-        2,
-        "--steps",
-        2,
-        "--lora",
-        2,
-        "--lr",
-        "0.1",
-        "--device",
-        "cpu",
-        "--save",
-        2,
-    )
-    student = ("--student-steps", 3, "--student-shift", "2.5", "--history", 1)
-    return run("train", "storybook_distill", "--start", start, *options, *student, "-o", out, *more)
+    data, length = ("--data", "shards", "--chunks", 2, "--device", "cpu"), ("--steps", 2, "--save", 2)
+    student = ("--student-steps", 3, "--student-shift", "2.5", "--history", 1, "--lora", 2, "--lr", "0.1")
+    return run("train", "storybook_distill", "--start", start, *data, *length, *student, "-o", out, *more)
 
 
 @pytest.fixture

@@ -201,6 +201,11 @@ def load_models(
     return _models(found, dit, autoencoder, width, height, fps, chunk_frames, digest)
 
 
+def load_transformer(name_or_folder: str) -> BlockDiT:
+    """The transformer alone of a model that is no adapters, in float32. Raises InputError as `load_models` does."""
+    return _transformer(find(name_or_folder) / "transformer", "cpu", torch.float32)[0]
+
+
 def load_encoders(
     name_or_folder: str,
     device: str | torch.device = "cpu",

@@ -18,7 +18,7 @@ from blockvid.data.takes import TakeSource
 from blockvid.errors import InputError, at_least_one
 from blockvid.model.device import pick_device
 from blockvid.model.dit import BlockDiT
-from blockvid.model.load import Models, describe_models, load_models, save_blockvid_json
+from blockvid.model.load import Models, describe_models, load_models, load_transformer, save_blockvid_json
 from blockvid.recipes.forcing import Forcing, Student
 from blockvid.recipes.previews import Preview, ProbeLoss
 from blockvid.recipes.storybook import SUBJECT_WEIGHT
@@ -176,7 +176,7 @@ class PostTraining:
             models = load_models(self.start, "cpu", torch.float32)
             seen = self._previews(models, out, world)
             source, unseen = self.sources(models, out, world)
-            under = None if models.adapters is None else load_models(models.adapters.base, "cpu", torch.float32).dit
+            under = None if models.adapters is None else load_transformer(models.adapters.base)
             networks, objective = self._networks(models, under), self.forcing.objective()
             plan = self.optimisation.plan()
             place(networks, world, self.layout.sharding(plan.precision))

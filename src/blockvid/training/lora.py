@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from blockvid.errors import InputError
-from blockvid.model.adapters import Pairs, read_pairs
+from blockvid.model.adapters import read_pairs
 from blockvid.model.dit import BlockDiT
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
@@ -48,10 +48,6 @@ def go_on_with(model: BlockDiT, rank: int, file: Path) -> None:
         if not name.endswith(TARGETS):
             raise InputError(f"{file} adapts {name}, which is not trained by --lora; use --lora 0 to train all weights")
     add_lora(model, rank)
-    _fill(model, pairs)
-
-
-def _fill(model: BlockDiT, pairs: Pairs) -> None:
     held = dict(model.named_parameters())
     for name, pair in pairs.items():
         for part, tensor in zip("AB", pair, strict=True):
