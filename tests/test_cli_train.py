@@ -87,6 +87,7 @@ def test_stopped_goes_on_as_if_nothing_had_happened(run: Run, tmp_path: Path) ->
         (["storybook_stage1", "--start", "nowhere", "--dry-run"], "'nowhere' is no model"),
         (["storybook_stage1", "--data", "nowhere"], "nowhere holds no training shards"),
         (["storybook_stage1", "--lr", "0"], "blockvid: lr 0.0"),
+        (["storybook_stage1", "--fall", "2"], "a fall over 2.0"),
         (["storybook_distill", "--student-steps", "0"], "student_steps 0"),
         (["storybook_distill", "--data", "nowhere", "--teacher-guidance", "-1"], "guidance -1.0 is outside 0 to 100"),
         (["storybook_stage1", "--previews", "nowhere.toml"], "nowhere.toml"),

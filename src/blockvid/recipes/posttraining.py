@@ -29,7 +29,7 @@ from blockvid.training.cost import Cost, cost, memory
 from blockvid.training.export import export
 from blockvid.training.loop import Cadence, Loop, Plan, Seen, losses_of
 from blockvid.training.lora import add_lora, go_on_with
-from blockvid.training.optimisation import AdamW
+from blockvid.training.optimisation import AdamW, Stepwise, WarmHoldFall
 from blockvid.training.sharding import Mesh, Precision, Sharding, World, launched, place
 from blockvid.training.tracking import TensorBoard, Tracker, Wandb
 
@@ -60,7 +60,9 @@ class Optimisation:
     microbatches: int = 1
     """Of a step, over all ranks."""
     lr: float = 1e-4
-    """Halved at half of the steps."""
+    """Halved at half of the steps, or as `fall` says."""
+    fall: float | None = None
+    """Last share of the run, over which the rate falls to zero; None: the paper's half at half of the steps."""
     weight_decay: float = 1e-4
     ema: float = 0.999
     """Of the weights that are exported; 0 exports the last ones."""
@@ -76,6 +78,18 @@ class Optimisation:
             raise InputError(f"lora {self.lora} cannot be negative; use 0 for none")
         if not self.lr > 0:
             raise InputError(f"lr {self.lr} is no learning rate; use a number above 0, such as 1e-4")
+        self.rate()
+
+    def rate(self) -> Stepwise | WarmHoldFall:
+        """Of learning, at a step of the run."""
+        return Stepwise() if self.fall is None else WarmHoldFall(warmup=1, fall=self.fall)
+
+    @property
+    def rates(self) -> str:
+        """What becomes of the learning rate, in words."""
+        if self.fall is None:
+            return f"lr {self.lr:g}, halved after {self.steps // 2}"
+        return f"lr {self.lr:g}, falling to 0 from step {self.steps - round(self.fall * self.steps)}"
 
     def plan(self) -> Plan:
         """As the loop takes it."""
@@ -85,6 +99,7 @@ class Optimisation:
             self.steps,
             self.microbatches,
             AdamW(self.lr, self.weight_decay),
+            rate=self.rate(),
             ema=self.ema,
             seed=self.seed,
             precision=automatic if self.precision == "auto" else self.precision,
@@ -286,10 +301,7 @@ class PostTraining:
             ("step", f"{turns} x {batch} videos of {chunks} chunks, {one.tokens:,} tokens each"),
             ("operations", f"{one.operations * turns / 1e12:.2f} TFLOP a step of flow matching"),
             ("memory", f"{needed.total / 1e9:.2f} GB a rank of {layout.ranks}: {needed}"),
-            (
-                "run",
-                f"{plan.steps} steps, {plan.precision}, lr {self.optimisation.lr:g}, halved after {plan.steps // 2}",
-            ),
+            ("run", f"{plan.steps} steps, {plan.precision}, {self.optimisation.rates}"),
         ]
 
     def _cost(self, models: Models) -> Cost:
