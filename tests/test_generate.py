@@ -140,7 +140,8 @@ def test_a_video_its_contact_sheet_and_its_manifest(tiny: Tiny, tmp_path: Path) 
     assert len(frames(out)) == 32
     assert sheet == tmp_path / "clip.run" / "contact_sheet.png"
     with Image.open(sheet) as picture:
-        assert picture.width == 4 * (32 + 4) + 4  # a still of every chunk
+        assert picture.width == 4 * (240 + 4) + 4  # a still of every chunk
+        assert picture.height > 240 + 8  # and its prompt
     manifest = json.loads((tmp_path / "clip.run" / "manifest.json").read_text())
     fixed, loose = manifest["determining"], manifest["informative"]
     assert (fixed["model"], len(fixed["fingerprint"]), fixed["seed"]) == (str(tiny.folder), 64, 0)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from blockvid.errors import InputError
-from blockvid.video import GrowingVideo, contact_sheet, probe, read_frames, read_image, read_timed, write_video
+from blockvid.video import GrowingVideo, probe, read_frames, read_image, read_timed, write_video
 
 WIDTH, HEIGHT = 64, 48
 
@@ -436,16 +436,3 @@ def test_what_is_no_picture_is_named(tmp_path: Path):
     for name, reason in cases.items():
         with pytest.raises(InputError, match=reason):
             read_image(tmp_path / name, 8, 8)
-
-
-def test_a_contact_sheet_shows_every_frame_in_reading_order(tmp_path: Path):
-    stills = [
-        (seconds, np.full((48, 64, 3), 40 * n, np.uint8)) for n, seconds in enumerate((0.0, 3.5, 59.97, 75.0, 90.0))
-    ]
-    contact_sheet(stills, 3, tmp_path / "sheet.png")
-    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
-    assert sheet.shape == (2 * 52 + 4, 3 * 68 + 4, 3)
-    for n in range(5):
-        assert sheet[4 + 52 * (n // 3) + 40, 4 + 68 * (n % 3) + 60].tolist() == [40 * n] * 3
-    with pytest.raises(InputError, match="0 frames"):
-        contact_sheet([], 3, tmp_path / "sheet.png")

@@ -21,9 +21,10 @@ from blockvid.evaluation.watch import ChunkDrift, Rule, Watch
 from blockvid.journal import Determining, Informative, Journal, Manifest
 from blockvid.pipeline import Clip, Pipeline, Settings, State, Take, pixel_span, to_uint8
 from blockvid.sampling.sampler import Progress
+from blockvid.sheet import Still, contact_sheet
 from blockvid.storyboard import Chunk, Storyboard
 from blockvid.trace.record import FILE, ChunkTrace, Trace
-from blockvid.video import GrowingVideo, check_target, contact_sheet, read_frames, read_image
+from blockvid.video import GrowingVideo, check_target, read_frames, read_image
 
 
 class Existing(Enum):
@@ -212,13 +213,16 @@ class _Run:
                 self.video.append(chunk.index, pixels)
 
     def _picture(self, chunks: tuple[Chunk, ...]) -> None:
-        """The contact sheet: the middle frame of every chunk, decoded from the video as written."""
+        """The contact sheet: the middle frame of every chunk, as written, above its prompt unless that goes on."""
         geometry, stills, first = self.pipe.models.geometry, [], 0
         frames = self.storyboard.frames(geometry)
         spans = [pixel_span(chunk, geometry, frames) for chunk in chunks]
-        wanted = [span[len(span) // 2] for span in spans]
+        before = ("", *(chunk.prompt for chunk in chunks))
+        captions = ["" if chunk.prompt == last else chunk.prompt for chunk, last in zip(chunks, before, strict=False)]
+        wanted = [(span[len(span) // 2], caption) for span, caption in zip(spans, captions, strict=True)]
         for block in read_frames(self.video.path):
-            stills += [(i / geometry.fps, block[i - first]) for i in wanted if first <= i < first + len(block)]
+            here = range(first, first + len(block))
+            stills += [Still(i / geometry.fps, block[i - first], caption) for i, caption in wanted if i in here]
             first += len(block)
         contact_sheet(stills, 5, self.journal.folder / "contact_sheet.png")
 

@@ -18,7 +18,7 @@ from av.error import FFmpegError
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from av.video.stream import VideoStream
 from jaxtyping import Float64, UInt8
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageOps
 
 from blockvid.errors import InputError
 
@@ -359,31 +359,3 @@ def _concatenate(segments: Sequence[Path], part: Path, rate: Fraction) -> None:
                     packet.duration, packet.time_base, packet.stream = 1, 1 / rate, copy
                     out.mux(packet)
                     frames += 1
-
-
-def contact_sheet(
-    stills: Sequence[tuple[float, UInt8[np.ndarray, "h w 3"]]], columns: int, path: Path, width: int = 320
-) -> None:
-    """Lay out (seconds, frame) pairs row by row in one PNG, each at most ``width`` pixels wide, labelled min:sec."""
-    if not stills:
-        raise InputError("0 frames make no contact sheet; give at least one")
-    full_height, full_width = stills[0][1].shape[:2]
-    width = min(width, full_width)
-    height = round(full_height * width / full_width)
-    font = ImageFont.load_default(max(10, height // 14))
-    gap = 4
-    columns = min(columns, len(stills))
-    rows = math.ceil(len(stills) / columns)
-    sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + gap) + gap), "white")
-    for index, (seconds, frame) in enumerate(stills):
-        still = Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS)
-        draw = ImageDraw.Draw(still)
-        minutes, rest = divmod(round(seconds, 1), 60)
-        label = f"{minutes:.0f}:{rest:04.1f}"
-        left, top, right, bottom = draw.textbbox((4, 3), label, font=font)
-        draw.rectangle((left - 3, top - 3, right + 3, bottom + 3), fill="black")
-        draw.text((4, 3), label, fill="white", font=font)
-        row, column = divmod(index, columns)
-        sheet.paste(still, (gap + column * (width + gap), gap + row * (height + gap)))
-    with replacing(path) as part:
-        sheet.save(part, format="PNG")
