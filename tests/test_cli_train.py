@@ -89,6 +89,7 @@ def test_stopped_goes_on_as_if_nothing_had_happened(run: Run, tmp_path: Path) ->
         (["storybook_stage1", "--lr", "0"], "blockvid: lr 0.0"),
         (["storybook_stage1", "--fall", "2"], "a fall over 2.0"),
         (["storybook_distill", "--student-steps", "0"], "student_steps 0"),
+        (["storybook_distill", "--start", "storybook-fast", "--lora", "16", "--dry-run"], "of rank 32, not 16"),
         (["storybook_distill", "--data", "nowhere", "--teacher-guidance", "-1"], "guidance -1.0 is outside 0 to 100"),
         (["storybook_stage1", "--previews", "nowhere.toml"], "nowhere.toml"),
         (["storybook_stage1", "--previews", "a.toml", "--sp", "2"], "leave out --previews"),
@@ -109,8 +110,9 @@ def test_a_run_under_another_configuration_is_refused(run: Run) -> None:
 def test_a_dry_run_says_what_it_takes(run: Run, tmp_path: Path) -> None:
     status, out, _ = run("train", "storybook_stage1", "--dry-run")
     assert status == 0 and "9,131,328" in out and "discriminator" in out and "tokens" in out
-    status, out, _ = run("train", "storybook_distill", "--dry-run")
-    assert status == 0 and "distill: 5 steps, of 2 each of the teacher" in " ".join(out.split())
+    status, out, _ = run("train", "storybook_distill", "--fall", 0.25, "--dry-run")
+    assert status == 0 and "lr 0.001, falling to 0 from step 750" in " ".join(out.split())
+    assert "distill: 5 steps, of 2 each of the teacher" in " ".join(out.split())
     assert list(tmp_path.iterdir()) == []
 
 

@@ -289,7 +289,9 @@ class PostTraining:
     def rows(self) -> list[tuple[str, str]]:
         """What `--dry-run` prints; no weights are loaded."""
         models, layout, plan = describe_models(self.start, torch.float32), self.layout, self.optimisation.plan()
-        networks, one = self._networks(models), self._cost(models)
+        there = models.adapters is not None and models.adapters.file.is_file()  # of a hub id only configs are
+        under = models.dit if there else None  # which has the shapes of the base
+        networks, one = self._networks(models, under), self._cost(models)
         sharding = layout.sharding(plan.precision)
         needed = memory(networks, one.tokens, layout.mesh.over(layout.ranks), plan.precision, sharding.recompute)
         count = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
