@@ -53,6 +53,12 @@ def test_a_long_caption_ends_in_an_ellipsis_and_stays_under_its_still(tmp_path: 
     assert sheet[184:, 246:].min() == 255
 
 
+def test_a_word_without_end_is_cut_off_at_the_still(tmp_path: Path) -> None:
+    sheet = drawn(tmp_path / "sheet.png", still(9, "fox" * 99), still(9), columns=2)
+    assert sheet.shape[0] == 180 + 15 + 2 * 4
+    assert sheet[184:, 244:].min() == 255
+
+
 @pytest.mark.parametrize(("caption", "same"), [("café – noir", "cafe - noir"), ("一只狐狸", ""), ("Лиса", "")])
 def test_what_the_font_lacks_is_replaced_or_left_out(tmp_path: Path, caption: str, same: str) -> None:
     ours, plain = (drawn(tmp_path / f"{i}.png", still(9, text)) for i, text in enumerate((caption, same)))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from enum import Enum
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -217,8 +218,8 @@ class _Run:
         geometry, stills, first = self.pipe.models.geometry, [], 0
         frames = self.storyboard.frames(geometry)
         spans = [pixel_span(chunk, geometry, frames) for chunk in chunks]
-        before = ("", *(chunk.prompt for chunk in chunks))
-        captions = ["" if chunk.prompt == last else chunk.prompt for chunk, last in zip(chunks, before, strict=False)]
+        prompts = pairwise(("", *(chunk.prompt for chunk in chunks)))
+        captions = ["" if prompt == last else prompt for last, prompt in prompts]
         wanted = [(span[len(span) // 2], caption) for span, caption in zip(spans, captions, strict=True)]
         for block in read_frames(self.video.path):
             here = range(first, first + len(block))

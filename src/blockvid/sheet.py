@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,10 +17,8 @@ from blockvid.video import replacing
 
 WIDTHS = (240, 320)
 """Least and greatest width of a still, in pixels: small videos are enlarged until captions fit under them."""
-GAP, LINES = 4, 4
+GAP, LINES, LINE = 4, 4, 15
 DASHES = str.maketrans("\u2012\u2013\u2014\u2212", "----")
-
-Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 
 class Still(NamedTuple):
@@ -42,41 +41,41 @@ def contact_sheet(stills: Sequence[Still], columns: int, path: Path) -> None:
     full_height, full_width = stills[0].frame.shape[:2]
     width = min(max(full_width, WIDTHS[0]), WIDTHS[1])
     height = round(full_height * width / full_width)
-    font = ImageFont.load_default(12)
-    captions = [_lines(still.caption, font, width - 4) for still in stills]
+    captions = [_lines(still.caption, width - 4) for still in stills]
     columns = min(columns, len(stills))
-    rows = [range(start, min(start + columns, len(stills))) for start in range(0, len(stills), columns)]
-    line = 15
-    under = [line * max(len(captions[n]) for n in row) for row in rows]
-    sheet = Image.new("RGB", (columns * (width + GAP) + GAP, sum(height + GAP + more for more in under) + GAP), "white")
-    draw, y = ImageDraw.Draw(sheet), GAP
-    for row, more in zip(rows, under, strict=True):
+    rows = [range(len(stills))[start : start + columns] for start in range(0, len(stills), columns)]
+    heights = [height + LINE * max(len(captions[n]) for n in row) for row in rows]
+    sheet = Image.new("RGB", (columns * (width + GAP) + GAP, sum(heights) + GAP * (len(rows) + 1)), "white")
+    y = GAP
+    for row, tall in zip(rows, heights, strict=True):
         for column, n in enumerate(row):
-            x = GAP + column * (width + GAP)
-            still = Image.fromarray(stills[n].frame).resize((width, height), Image.Resampling.LANCZOS)
-            sheet.paste(still, (x, y))
-            _label(draw, (x, y), stills[n].seconds, font)
+            tile = Image.new("RGB", (width, tall), "white")  # of its own, so that no word reaches the next
+            tile.paste(Image.fromarray(stills[n].frame).resize((width, height), Image.Resampling.LANCZOS))
+            draw = ImageDraw.Draw(tile)
+            _label(draw, stills[n].seconds)
             for i, words in enumerate(captions[n]):
-                draw.text((x + 1, y + height + 1 + i * line), words, fill="black", font=font)
-        y += height + GAP + more
+                draw.text((1, height + i * LINE), words, fill="black", font=_font())
+            sheet.paste(tile, (GAP + column * (width + GAP), y))
+        y += tall + GAP
     with replacing(path) as part:
         sheet.save(part, format="PNG")
 
 
-def _label(draw: ImageDraw.ImageDraw, corner: tuple[int, int], seconds: float, font: Font) -> None:
+def _label(draw: ImageDraw.ImageDraw, seconds: float) -> None:
     minutes, rest = divmod(round(seconds, 1), 60)
-    at, label = (corner[0] + 4, corner[1] + 3), f"{minutes:.0f}:{rest:04.1f}"
-    left, top, right, bottom = draw.textbbox(at, label, font=font)
+    at, label = (4, 3), f"{minutes:.0f}:{rest:04.1f}"
+    left, top, right, bottom = draw.textbbox(at, label, font=_font())
     draw.rectangle((left - 3, top - 3, right + 3, bottom + 3), fill="black")
-    draw.text(at, label, fill="white", font=font)
+    draw.text(at, label, fill="white", font=_font())
 
 
-def _lines(caption: str, font: Font, width: int) -> list[str]:
+def _lines(caption: str, width: int) -> list[str]:
     """The caption in as few lines as it fits in, at most `LINES`; none where the font lacks a character of it."""
     plain = unicodedata.normalize("NFKD", caption.translate(DASHES))
     words = "".join(c for c in plain if not unicodedata.combining(c)).split()
-    if any(_glyph(font, c) == _glyph(font, "\uffff") for word in words for c in word):
+    if not all(_drawable(c) for word in words for c in word):
         return []
+    font = _font()
     lines: list[str] = []
     for word in words:
         longer = f"{lines[-1]} {word}" if lines else word
@@ -92,7 +91,19 @@ def _lines(caption: str, font: Font, width: int) -> list[str]:
     return lines
 
 
-def _glyph(font: Font, character: str) -> bytes:
+@cache
+def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default(12)
+
+
+@cache
+def _drawable(character: str) -> bool:
+    """Whether the font has it: what it lacks looks like what no font has."""
+    return _glyph(character) != _glyph("\uffff")
+
+
+@cache
+def _glyph(character: str) -> bytes:
     picture = Image.new("1", (24, 24))
-    ImageDraw.Draw(picture).text((4, 4), character, fill=1, font=font)
+    ImageDraw.Draw(picture).text((4, 4), character, fill=1, font=_font())
     return picture.tobytes()

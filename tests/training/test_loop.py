@@ -178,6 +178,8 @@ def test_rates() -> None:
     stepwise, fall = Stepwise(), WarmHoldFall(warmup=10, fall=0.2)
     assert [stepwise(step, 100) for step in (0, 49, 50, 99)] == [1, 1, 0.5, 0.5]
     assert [fall(step, 100) for step in (0, 50, 90, 100)] == pytest.approx([0.1, 1, 0.5, 0])
+    assert stepwise.described(101) == "times 0.5 from step 51" and (stepwise(50, 101), stepwise(51, 101)) == (1, 0.5)
+    assert fall.described(100) == "falling to 0 from step 80" and fall(81, 100) < fall(80, 100) == 1
 
 
 def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(tmp_path: Path) -> None:

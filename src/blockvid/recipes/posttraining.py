@@ -84,13 +84,6 @@ class Optimisation:
         """Of learning, at a step of the run."""
         return Stepwise() if self.fall is None else WarmHoldFall(warmup=1, fall=self.fall)
 
-    @property
-    def rates(self) -> str:
-        """What becomes of the learning rate, in words."""
-        if self.fall is None:
-            return f"lr {self.lr:g}, halved after {self.steps // 2}"
-        return f"lr {self.lr:g}, falling to 0 from step {self.steps - round(self.fall * self.steps)}"
-
     def plan(self) -> Plan:
         """As the loop takes it."""
         native = torch.cpu.get_capabilities().get("avx512_bf16", False) or torch.cuda.is_available()
@@ -297,13 +290,14 @@ class PostTraining:
         count = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
         sizes = ", ".join(f"{name} {number:,}" for name, number in count.items())
         batch, chunks, turns = self.data.batch, self.data.chunks, plan.microbatches
+        rate = self.optimisation.rate()
         return [
             ("model", f"{models.name}; {sizes} parameters"),
             ("loss", self.forcing.described),
             ("step", f"{turns} x {batch} videos of {chunks} chunks, {one.tokens:,} tokens each"),
             ("operations", f"{one.operations * turns / 1e12:.2f} TFLOP a step of flow matching"),
             ("memory", f"{needed.total / 1e9:.2f} GB a rank of {layout.ranks}: {needed}"),
-            ("run", f"{plan.steps} steps, {plan.precision}, {self.optimisation.rates}"),
+            ("run", f"{plan.steps} steps, {plan.precision}, lr {self.optimisation.lr:g}, {rate.described(plan.steps)}"),
         ]
 
     def _cost(self, models: Models) -> Cost:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -81,6 +82,10 @@ class Stepwise:
     def __call__(self, step: int, steps: int) -> float:
         return 1.0 if step < self.at * steps else self.factor
 
+    def described(self, steps: int) -> str:
+        """What becomes of the rate in a run of so many steps."""
+        return f"times {self.factor:g} from step {math.ceil(self.at * steps)}"
+
 
 @dataclass(frozen=True)
 class WarmHoldFall:
@@ -100,5 +105,11 @@ class WarmHoldFall:
             raise InputError(f"a peak of {self.peak} times the learning rate teaches nothing; use a number above 0")
 
     def __call__(self, step: int, steps: int) -> float:
-        fall_steps = max(1, round(self.fall * steps))
-        return self.peak * min(1.0, (step + 1) / self.warmup, max(0.0, (steps - step) / fall_steps))
+        return self.peak * min(1.0, (step + 1) / self.warmup, max(0.0, (steps - step) / self._falling(steps)))
+
+    def described(self, steps: int) -> str:
+        """What becomes of the rate in a run of so many steps, after its warming up."""
+        return f"falling to 0 from step {steps - self._falling(steps)}"
+
+    def _falling(self, steps: int) -> int:
+        return max(1, round(self.fall * steps))
