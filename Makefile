@@ -20,7 +20,7 @@ demo: .venv/.setup
 	$(BIN)/blockvid generate examples/fox.toml -o demo.mp4 $$again && echo "the video is $(CURDIR)/demo.mp4"
 
 test: .venv/.test
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 check: .venv/.check
 	$(BIN)/ruff format --check

@@ -8,7 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -54,6 +54,7 @@ from blockvid.storyboard import Storyboard
 folder, board, place = Path(sys.argv[1]), Storyboard.model_validate_json(sys.argv[2]), Path(sys.argv[3])
 torch.set_num_threads(1)
 pipe = Pipeline.from_pretrained(folder, "cpu", torch.float32)
+pipe.take(board)  # no child has to read the prompts
 
 for kill in map(int, sys.argv[4:]):
     seen = []
@@ -82,6 +83,7 @@ from blockvid.storyboard import Storyboard
 folder, board, place = Path(sys.argv[1]), Storyboard.model_validate_json(sys.argv[2]), Path(sys.argv[3])
 torch.set_num_threads(1)
 pipe = Pipeline.from_pretrained(folder, "cpu", torch.float32)
+pipe.take(board)  # no child has to read the prompts
 
 def watch(event):
     if event.chunk == 2 and event.step == 1:
@@ -113,6 +115,20 @@ def whole(pipe: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "clip.mp4"
     generate(pipe, BOARD, out, FAST)
     return out
+
+
+@pytest.fixture(scope="module")
+def made(pipe: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Settings], Path]:
+    """The video made in one go with some settings, traced; each once."""
+    found: dict[str, Path] = {}
+
+    def make(settings: Settings) -> Path:
+        if repr(settings) not in found:
+            found[repr(settings)] = tmp_path_factory.mktemp("made") / "whole.mp4"
+            generate(pipe, BOARD, found[repr(settings)], settings, trace=True)
+        return found[repr(settings)]
+
+    return make
 
 
 @pytest.fixture
@@ -170,9 +186,8 @@ def test_events_only_go_forward_and_miss_no_step(pipe: Pipeline, tmp_path: Path)
     assert events[-1].frames == 32 and {(event.chunks, event.steps) for event in events} == {(4, 3)}
 
 
-def interrupted(pipe: Pipeline, whole: Path, settings: Settings, chunks: int) -> Path:
+def interrupted(pipe: Pipeline, out: Path, whole: Path, settings: Settings, chunks: int) -> None:
     """The video at `whole` again, by a run that stopped after `chunks` chunks, in the next, and was then taken up."""
-    out = whole.with_name("clip.mp4")
 
     class StoppedError(Exception):
         pass
@@ -187,17 +202,16 @@ def interrupted(pipe: Pipeline, whole: Path, settings: Settings, chunks: int) ->
     if chunks:
         assert same_frames(frames(out), frames(whole)[: 1 + 8 * chunks])
     generate(pipe, BOARD, out, settings, Existing.RESUME, trace=True)
-    return out
 
 
 @pytest.mark.parametrize("chunks", [0, 1, 3])
 @pytest.mark.parametrize("policy", [Window(0), Window(1), Full()], ids=repr)
 def test_an_interrupted_run_continues_as_if_nothing_had_happened(
-    pipe: Pipeline, tmp_path: Path, policy: Window | Full, chunks: int
+    pipe: Pipeline, made: Callable[[Settings], Path], tmp_path: Path, policy: Window | Full, chunks: int
 ) -> None:
-    settings = replace(FAST, policy=policy)
-    generate(pipe, BOARD, tmp_path / "whole.mp4", settings)
-    assert same_video(interrupted(pipe, tmp_path / "whole.mp4", settings, chunks), tmp_path / "whole.mp4")
+    settings, out = replace(FAST, policy=policy), tmp_path / "clip.mp4"
+    interrupted(pipe, out, made(settings), settings, chunks)
+    assert same_video(out, made(settings))
 
 
 REMEMBERED = {
@@ -216,10 +230,12 @@ REMEMBERED = {
 
 
 @pytest.mark.parametrize("name", REMEMBERED)
-def test_resuming_is_exact_whatever_is_remembered(pipe: Pipeline, tmp_path: Path, name: str) -> None:
-    settings, whole = REMEMBERED[name], tmp_path / "whole.mp4"
-    generate(pipe, BOARD, whole, settings, trace=True)
-    out = interrupted(pipe, whole, settings, 2)
+def test_resuming_is_exact_whatever_is_remembered(
+    pipe: Pipeline, made: Callable[[Settings], Path], tmp_path: Path, name: str
+) -> None:
+    settings, out = REMEMBERED[name], tmp_path / "clip.mp4"
+    whole = made(settings)
+    interrupted(pipe, out, whole, settings, 2)
     assert same_video(out, whole)
     assert (run_folder(out) / FILE).read_bytes() == (run_folder(whole) / FILE).read_bytes()
     trace = Trace.read(run_folder(out))
@@ -227,15 +243,16 @@ def test_resuming_is_exact_whatever_is_remembered(pipe: Pipeline, tmp_path: Path
     assert tuple(tuple((past.chunk, past.why) for past in chunk.recalled) for chunk in trace.chunks) == plan
 
 
-def test_killed_and_resumed_whatever_is_remembered(storybook: Tiny, pipe: Pipeline, tmp_path: Path) -> None:
+def test_killed_and_resumed_whatever_is_remembered(
+    storybook: Tiny, made: Callable[[Settings], Path], tmp_path: Path
+) -> None:
     (tmp_path / "settings.pickle").write_bytes(pickle.dumps(list(REMEMBERED.values())))
     command = [sys.executable, "-c", VICTIMS, str(storybook.folder), BOARD.model_dump_json(), str(tmp_path)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert (ran.returncode, ran.stdout.split()) == (0, ["2"] * len(REMEMBERED)), ran.stderr
     for number, settings in enumerate(REMEMBERED.values()):
-        generate(pipe, BOARD, tmp_path / "whole.mp4", settings, Existing.OVERWRITE)
-        assert same_video(tmp_path / f"{number}.mp4", tmp_path / "whole.mp4")
+        assert same_video(tmp_path / f"{number}.mp4", made(settings))
 
 
 def test_a_trace_is_left_on_demand_and_grows_with_the_video(pipe: Pipeline, tmp_path: Path, copy: Path) -> None:

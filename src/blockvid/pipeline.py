@@ -24,7 +24,7 @@ from blockvid.geometry import Geometry
 from blockvid.model.device import pick_device, pick_dtype
 from blockvid.model.dit import TextContext
 from blockvid.model.load import Models, load_models
-from blockvid.model.text import PromptEmbedding
+from blockvid.model.text import PromptEmbedding, Prompts
 from blockvid.sampling.denoiser import GuidanceRule, Guided, VelocityDenoiser
 from blockvid.sampling.noise import BoundaryNoise, ContextNoise, Start, chunk_seed
 from blockvid.sampling.plans import Chunkwise
@@ -139,10 +139,14 @@ Watch = Callable[[Progress], None]
 
 
 class Pipeline:
-    """Generates videos with one model: `stream` hands out chunks as they are ready, calling returns the whole video."""
+    """Generates videos with one model: `stream` hands out chunks as they are ready, calling returns the whole video.
+
+    What was read of the last storyboard's prompts is kept, so that it can be made again without the text encoder.
+    """
 
     def __init__(self, models: Models) -> None:
         self.models = models
+        self._prompts = Prompts(models.text_encoder)
 
     @classmethod
     def from_pretrained(
@@ -187,7 +191,8 @@ class Pipeline:
     def take(self, storyboard: Storyboard | Sequence[str], settings: Settings | None = None) -> Take:
         """One video about to be made: prompts are embedded and pictures looked at, no frame exists yet."""
         storyboard = self._storyboard(storyboard)
-        return Take(self.models, storyboard, (settings or Settings()).resolved(self.models, storyboard))
+        settings = (settings or Settings()).resolved(self.models, storyboard)
+        return Take(self.models, self._prompts, storyboard, settings)
 
     def _storyboard(self, storyboard: Storyboard | Sequence[str]) -> Storyboard:
         if isinstance(storyboard, Storyboard):
@@ -201,7 +206,7 @@ class Pipeline:
 class Take:
     """One video being made: what `sample` asks for, answered from the storyboard, the cache and the autoencoder."""
 
-    def __init__(self, models: Models, storyboard: Storyboard, settings: Settings) -> None:
+    def __init__(self, models: Models, prompts: Prompts, storyboard: Storyboard, settings: Settings) -> None:
         self.models, self.settings, self.geometry = models, settings, models.geometry
         self.chunks = storyboard.chunks(models.geometry)
         self.frames = storyboard.frames(models.geometry)
@@ -210,7 +215,7 @@ class Take:
         self.anchors = {chunk.index: path for chunk in self.chunks if (path := self._anchor(chunk)) is not None}
         for path in self.anchors.values():
             read_image(path, self.geometry.width, self.geometry.height)  # a bad picture is refused before any work
-        self.prompts = self._embed()
+        self.prompts = self._embed(prompts)
         self.similarity = similarity(self.prompts.pooled[: len(self.chunks)])
         self.plan = recalls(settings.policy, self.similarity)
         """What each chunk will recall."""
@@ -340,10 +345,9 @@ class Take:
             )
         return self.latents.to(self.device)
 
-    def _embed(self) -> PromptEmbedding:
-        encoder = self.models.text_encoder()  # dropped on return: a large encoder is not kept beside the transformer
+    def _embed(self, prompts: Prompts) -> PromptEmbedding:
         assert self.settings.negative_prompt is not None
-        made = encoder([*(chunk.prompt for chunk in self.chunks), self.settings.negative_prompt])
+        made = prompts([*(chunk.prompt for chunk in self.chunks), self.settings.negative_prompt])
         dtype = self.models.dit.dtype
         return PromptEmbedding(made.tokens.to(self.device, dtype), made.mask.to(self.device), made.pooled)
 

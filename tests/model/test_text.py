@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from blockvid.errors import InputError
-from blockvid.model.text import MINILM_PACKAGE, MiniLMText, TextEncoder, UMT5Text, clean_wan, masked_mean, minilm_folder
+from blockvid.model.text import (
+    MINILM_PACKAGE,
+    MiniLMText,
+    PromptEmbedding,
+    Prompts,
+    TextEncoder,
+    UMT5Text,
+    clean_wan,
+    masked_mean,
+    minilm_folder,
+)
 
 WORDS = ["a", "red", "ball", "rolls", "over", "the", "green", "hill", "&", "café"]
 PROMPTS = ["a red ball", "the green hill rolls over a red ball", "", "a red ball"]
@@ -122,6 +133,30 @@ def test_no_warning_for_a_prompt_that_fits(encoder: TextEncoder, caplog: pytest.
 def test_no_prompts_are_refused(encoder: TextEncoder, prompts: list[str]) -> None:
     with pytest.raises(InputError, match="at least one prompt"):
         encoder(prompts)
+
+
+def test_an_encoder_is_made_for_new_prompts_alone(umt5: UMT5Text) -> None:
+    asked: list[list[str]] = []
+
+    def encoder() -> TextEncoder:
+        asked.append([])
+        return Listening()
+
+    class Listening:
+        dim, length = umt5.dim, umt5.length
+
+        def __call__(self, prompts: Sequence[str]) -> PromptEmbedding:
+            asked[-1].extend(prompts)
+            return umt5(prompts)
+
+    prompts, other = Prompts(encoder), ["a red ball", "the green hill"]
+    for _ in range(2):
+        for name, tensor in vars(umt5(PROMPTS)).items():
+            assert torch.equal(getattr(prompts(PROMPTS), name), tensor)
+    assert asked == [list(dict.fromkeys(PROMPTS))]
+    assert torch.equal(prompts(other).tokens, umt5(other).tokens) and asked[1:] == [["the green hill"]]
+    prompts(PROMPTS)  # of the call before the last one, what the last one did not ask for is forgotten
+    assert asked[2:] == [[PROMPTS[1], ""]]
 
 
 def test_the_pooled_state_of_no_tokens_is_zero() -> None:

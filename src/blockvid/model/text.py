@@ -59,6 +59,31 @@ class TextEncoder(Protocol):
         ...
 
 
+class Prompts:
+    """Embeddings by a text encoder that exists only while it reads: a large one has no room beside a transformer.
+
+    Those of the last call are kept, and an encoder is made only for prompts that were not in it.
+    """
+
+    def __init__(self, encoder: Callable[[], TextEncoder]) -> None:
+        """`encoder` makes one."""
+        self._encoder = encoder
+        self._known: dict[str, PromptEmbedding] = {}
+
+    def __call__(self, prompts: Sequence[str]) -> PromptEmbedding:
+        """The embeddings of ``prompts``, in their order. Raises InputError if the encoder cannot be made."""
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
+        if new:
+            made = self._encoder()(new)
+            rows = zip(made.tokens.split(1), made.mask.split(1), made.pooled.split(1), strict=True)
+            self._known |= {prompt: PromptEmbedding(*row) for prompt, row in zip(new, rows, strict=True)}
+        self._known = {prompt: self._known[prompt] for prompt in prompts}
+        found = [self._known[prompt] for prompt in prompts]
+        return PromptEmbedding(
+            *(torch.cat([getattr(row, name) for row in found]) for name in ("tokens", "mask", "pooled"))
+        )
+
+
 def masked_mean(tokens: Float[Tensor, "n l d"], mask: Bool[Tensor, "n l"]) -> Float[Tensor, "n d"]:
     """The mean of the token states where ``mask`` is True, summed in fp32; zero where it is True nowhere."""
     weight = rearrange(mask, "n l -> n l 1").float()
