@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor
 
 from blockvid.errors import InputError
-from blockvid.recipes.probe import answered, varied
+from blockvid.geometry import Geometry
+from blockvid.recipes.probe import ProbeRun, answered, varied
 from blockvid.storybook.boards import CHUNKS, FIRST_SEED, SHARES, boards
-from blockvid.storybook.probe import CLASSES, NOBODY, Probe, truth, window
+from blockvid.storybook.corpus import Snippets
+from blockvid.storybook.probe import CLASSES, NOBODY, Heading, Probe, truth, window
 from blockvid.storybook.scenes import HELD_OUT
 from blockvid.storybook.takes import Clock, Segment, make_take
+from blockvid.training.loop import Plan
+from blockvid.training.optimisation import AdamW, WarmHoldFall
 
 TAKE = make_take(
     "meadow",
@@ -64,6 +71,29 @@ def test_windows_are_frames_half_a_second_apart_at_any_size() -> None:
     torch.testing.assert_close(made[:, :, 0, 0, 0], shown)
 
 
+def test_a_shift_is_found_where_it_is() -> None:
+    """The frame after is the frame before, moved: every place agrees most with the one that far away."""
+    heading = Heading(3)
+    keys = F.normalize(torch.randn(2, 1, 16, 24, 40, generator=torch.Generator().manual_seed(0)), dim=2)
+    for x, y in ((0, 0), (5, 0), (-9, 1)):
+        agreed = heading._correlated(keys, keys.roll((y, x), dims=(-2, -1)))
+        best = agreed[..., 9:15, 10:30].argmax(2)
+        width = 2 * heading.REACH + 1
+        assert (best == (y + heading.LIFT) * width + x + heading.REACH).all()
+        torch.testing.assert_close(agreed.amax(2)[..., 9:15, 10:30], torch.ones(2, 1, 6, 20))
+
+
+def test_only_what_is_asked_is_answered_and_always_alike() -> None:
+    torch.manual_seed(0)
+    probe, windows = Probe(width=8).eval(), torch.rand(2, 3, 3, 96, 160) * 2 - 1
+    every = probe(windows)
+    assert list(every) == list(CLASSES)
+    for questions in (("direction",), ("scene", "time"), ("subject", "direction")):
+        some = probe(windows, questions)
+        assert set(some) == set(questions)
+        assert all(torch.equal(some[name], every[name]) for name in questions)
+
+
 def test_unasked_questions_cost_nothing() -> None:
     logits: dict[str, Tensor] = {name: torch.randn(3, len(answers)) for name, answers in CLASSES.items()}
     wanted = torch.full((3, 4), -1)
@@ -71,6 +101,24 @@ def test_unasked_questions_cost_nothing() -> None:
     wanted[1, 0] = int(logits["subject"][1].argmax())
     found = answered(logits, wanted)
     assert found.due["model"] > 0 and found.logged["subject"] == 1 and found.logged["scene"] == 0
+    assert answered({"time": logits["time"]}, wanted).logged.keys() == {"time"}
+
+
+@pytest.mark.parametrize("questions", [("direction",), ("subject", "scene", "time")])
+def test_a_run_learns_what_it_is_asked_and_leaves_the_rest(tmp_path: Path, questions: tuple[str, ...]) -> None:
+    geometry = Geometry(width=16, height=16, fps=8, chunk_frames=8)
+    (tmp_path / "probe_snippets").mkdir()
+    save_file(Snippets(geometry, split="every")(0), tmp_path / "probe_snippets" / "00000.safetensors")
+    torch.manual_seed(1)
+    before = Probe(width=8)
+    before.save_pretrained(tmp_path / "probe")
+    plan = Plan(2, optimiser=AdamW(lr=1e-2), rate=WarmHoldFall(warmup=1), ema=0.0)
+    ProbeRun(plan, geometry, shards=1, questions=questions, batch=16, width=8, device="cpu")(tmp_path)
+    after = Probe.from_pretrained(tmp_path / "probe").state_dict()
+    for part in ("heading", "body", "heads"):
+        of = [name for name in after if name.startswith(f"{part}.")]
+        changed = [not torch.equal(after[name], before.state_dict()[name]) for name in of]
+        assert all(changed) if (part == "heading") == ("direction" in questions) else not any(changed), part
 
 
 def test_a_saved_probe_reads_as_before_and_only_its_own_cast(tmp_path: Path) -> None:
@@ -114,7 +162,7 @@ def test_other_seeds_give_other_boards() -> None:
 class Entering(Probe):
     """Sees nobody in the first two windows and a walk to the left in the others; surest of there being no direction."""
 
-    def forward(self, windows: Tensor) -> dict[str, Tensor]:
+    def forward(self, windows: Tensor, questions: Sequence[str] = ()) -> dict[str, Tensor]:
         found = {name: torch.zeros(len(windows), len(answers)) for name, answers in CLASSES.items()}
         found["subject"][:2, CLASSES["subject"].index(NOBODY)] = 20.0
         found["subject"][2:, 0] = 30.0

@@ -74,7 +74,7 @@ class Train:
 
     Recipes: storybook_autoencoder, storybook_stills, storybook_base (the embedded model, from nothing);
     storybook_decoder and storybook_sharpen (a better decoder of the same latents, by errors of pixels and against a
-    critic); storybook_probe (the scorecard's classifier);
+    critic); storybook_probe (the scorecard's classifier), storybook_direction (its part that reads directions);
     storybook_stage1, storybook_stage2, wan_1_3b_stage1, wan_1_3b_stage2 (post-training); storybook_distill,
     wan_1_3b_distill (fewer steps, no guidance); debug. `blockvid train RECIPE
     --help` has the options of each. On several GPUs: torchrun --nproc-per-node N --no-python blockvid train RECIPE ...

@@ -9,7 +9,7 @@ from blockvid.recipes.posttraining import (
     wan_1_3b_stage1,
     wan_1_3b_stage2,
 )
-from blockvid.recipes.probe import storybook_probe
+from blockvid.recipes.probe import storybook_direction, storybook_probe
 from blockvid.recipes.storybook import (
     storybook_autoencoder,
     storybook_base,
@@ -27,6 +27,7 @@ RECIPES = {
         storybook_stills,
         storybook_base,
         storybook_probe,
+        storybook_direction,
         storybook_stage1,
         storybook_stage2,
         storybook_distill,

@@ -30,7 +30,7 @@ from blockvid.training.export import export
 from blockvid.training.loop import Cadence, Loop, Plan, Seen, losses_of
 from blockvid.training.lora import add_lora, go_on_with
 from blockvid.training.optimisation import AdamW, Stepwise, WarmHoldFall
-from blockvid.training.sharding import Mesh, Precision, Sharding, World, launched, place
+from blockvid.training.sharding import Mesh, Precision, Sharding, World, launched, native_precision, place
 from blockvid.training.tracking import TensorBoard, Tracker, Wandb
 
 
@@ -86,8 +86,6 @@ class Optimisation:
 
     def plan(self) -> Plan:
         """As the loop takes it."""
-        native = torch.cpu.get_capabilities().get("avx512_bf16", False) or torch.cuda.is_available()
-        automatic: Precision = "bfloat16" if native else "float32"
         return Plan(
             self.steps,
             self.microbatches,
@@ -95,7 +93,7 @@ class Optimisation:
             rate=self.rate(),
             ema=self.ema,
             seed=self.seed,
-            precision=automatic if self.precision == "auto" else self.precision,
+            precision=native_precision() if self.precision == "auto" else self.precision,
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,11 +15,11 @@ from blockvid.geometry import Geometry
 from blockvid.model.device import pick_device
 from blockvid.recipes.storybook import GEOMETRY
 from blockvid.storybook.corpus import RENDERED, Shards, Snippets, build
-from blockvid.storybook.probe import APART, CLASSES, Probe, truth, window
+from blockvid.storybook.probe import APART, CLASSES, DIRECTION, Probe, truth, window
 from blockvid.training.batch import Losses
 from blockvid.training.loop import Cadence, Loop, Plan
 from blockvid.training.optimisation import AdamW, WarmHoldFall
-from blockvid.training.sharding import Sharding, World, place
+from blockvid.training.sharding import Sharding, World, native_precision, place
 
 MIRRORED = torch.tensor([1, 0, 2, -1])
 """What left, right, none and "not asked" are in a mirror; -1 indexes the last."""
@@ -35,6 +35,8 @@ class ProbeRun:
     plan: Plan
     geometry: Geometry = GEOMETRY
     shards: int = 560
+    questions: tuple[str, ...] = tuple(CLASSES)
+    """What is learned; the networks of the others stay as they are."""
     batch: int = 64
     width: int = 24
     workers: int = 2
@@ -64,8 +66,11 @@ class ProbeRun:
                 seen = data.tensors["mask"][row][start + apart * torch.arange(3)].flatten(1).sum(1)
                 windows.append(window(data.tensors["frames"][row], start[None], apart))
                 asked.append([*truth(take, (first + int(start)) / fps, seen.tolist()).values()])
-            shown, wanted = varied(torch.cat(windows), torch.tensor(asked), generator)
-            return answered(model(shown.to(world.device)), wanted.to(world.device))
+            wanted = torch.tensor(asked)
+            some = (wanted[:, [list(CLASSES).index(name) for name in self.questions]] >= 0).any(1)
+            some |= ~some.any()  # not a batch of nothing
+            shown, wanted = varied(torch.cat(windows)[some], wanted[some], generator)
+            return answered(model(shown.to(world.device), self.questions), wanted.to(world.device))
 
         loop = Loop({"model": model}, losses, self.plan, out / "probe_run", world, cadence=Cadence(save=250))
         loop.run(on_save=lambda _, network: _saved(network, out / "probe"), stop=stop)
@@ -80,7 +85,7 @@ def varied(windows: Tensor, wanted: Tensor, generator: torch.Generator) -> tuple
     """Half of the windows mirrored, all moved by up to six pixels, some blurred or noisy as generated frames may be."""
     mirrored = torch.rand(len(windows), generator=generator) < 0.5
     windows = torch.where(mirrored[:, None, None, None, None], windows.flip(-1), windows)
-    direction = list(CLASSES).index("direction")
+    direction = list(CLASSES).index(DIRECTION)
     wanted = wanted.clone()
     wanted[mirrored, direction] = MIRRORED[wanted[mirrored, direction]]
     made = []
@@ -96,8 +101,8 @@ def varied(windows: Tensor, wanted: Tensor, generator: torch.Generator) -> tuple
 def answered(logits: dict[str, Tensor], wanted: Tensor) -> Losses:
     """Cross-entropy of every question over the windows that are asked it, and how many of those are right."""
     losses, logged = [], {}
-    for column, (name, scores) in enumerate(logits.items()):
-        of = wanted[:, column]
+    for name, scores in logits.items():
+        of = wanted[:, list(CLASSES).index(name)]
         losses.append(F.cross_entropy(scores.float(), of, ignore_index=-1, reduction="sum") / (of >= 0).sum().clamp(1))
         logged[name] = ((scores.argmax(1) == of) & (of >= 0)).sum() / (of >= 0).sum().clamp(1)
     return Losses({"model": torch.stack(losses).sum()}, logged)
@@ -106,5 +111,12 @@ def answered(logits: dict[str, Tensor], wanted: Tensor) -> Losses:
 def storybook_probe() -> ProbeRun:
     """The scorecard's eyes: about half an hour on two cores."""
     adam = AdamW(lr=2e-3, weight_decay=0.01)
-    plan = Plan(6000, optimiser=adam, rate=WarmHoldFall(fall=0.5), ema=0.99, precision="bfloat16")
+    plan = Plan(6000, optimiser=adam, rate=WarmHoldFall(fall=0.5), ema=0.99, precision=native_precision())
     return ProbeRun(plan, workers=os.cpu_count() or 1)
+
+
+def storybook_direction() -> ProbeRun:
+    """Of the scorecard's eyes those for directions alone."""
+    run = storybook_probe()
+    plan = replace(run.plan, steps=1200, rate=WarmHoldFall(fall=0.7))
+    return replace(run, plan=plan, questions=(DIRECTION,))

@@ -41,7 +41,7 @@ from blockvid.training.objectives import FlowMatching, Reconstruction, Resamplin
 from blockvid.training.objectives.visibility import RandomlyRecalling
 from blockvid.training.optimisation import AdamW, MuonAdamW, WarmHoldFall
 from blockvid.training.patch_gan import PatchGAN
-from blockvid.training.sharding import Sharding, World, place
+from blockvid.training.sharding import Sharding, World, native_precision, place
 
 GEOMETRY = Geometry(width=160, height=96, fps=8, chunk_frames=8)
 DEFAULTS = Defaults(steps=10, guidance=3.5, shift=4.0, negative_prompt="", solver="unipc")
@@ -330,14 +330,14 @@ class TransformerRun:
 def storybook_autoencoder() -> AutoencoderRun:
     """The autoencoder: a quarter of an hour on two cores for these steps; it goes on improving for hours."""
     adam = AdamW(lr=2e-3, weight_decay=0.0, betas=(0.9, 0.98))
-    plan = Plan(1500, optimiser=adam, rate=WarmHoldFall(fall=0.4), ema=0.995, precision="bfloat16")
+    plan = Plan(1500, optimiser=adam, rate=WarmHoldFall(fall=0.4), ema=0.995, precision=native_precision())
     return AutoencoderRun(plan, "autoencoder", objective=Reconstruction(motion=0.5), workers=os.cpu_count() or 1)
 
 
 def storybook_decoder() -> AutoencoderRun:
     """The decoder of a trained autoencoder, further: at any time, for latents stay as they are."""
     adam = AdamW(lr=1e-3, weight_decay=0.0, betas=(0.9, 0.98))
-    plan = Plan(3000, optimiser=adam, rate=WarmHoldFall(fall=0.8), ema=0.995, precision="bfloat16")
+    plan = Plan(3000, optimiser=adam, rate=WarmHoldFall(fall=0.8), ema=0.995, precision=native_precision())
     objective = Reconstruction(noise=0.1, momentum=0.0)
     return AutoencoderRun(plan, "decoder", "decoder", objective=objective, workers=os.cpu_count() or 1)
 
@@ -347,7 +347,7 @@ def storybook_sharpen() -> AutoencoderRun:
     adam = AdamW(lr=2e-4, weight_decay=0.0, betas=(0.5, 0.95))
     critic = AdamW(lr=5e-4, weight_decay=0.0, betas=(0.5, 0.95))
     rate = WarmHoldFall(warmup=30, fall=0.6)
-    plan = Plan(2200, optimiser=adam, others={"critic": critic}, rate=rate, ema=0.99, precision="bfloat16")
+    plan = Plan(2200, optimiser=adam, others={"critic": critic}, rate=rate, ema=0.99, precision=native_precision())
     objective = Reconstruction(noise=0.1, motion=0.5, momentum=0.0)
     return AutoencoderRun(
         plan,
@@ -364,14 +364,14 @@ def storybook_sharpen() -> AutoencoderRun:
 def storybook_stills() -> TransformerRun:
     """The transformer's first lesson: pictures and what captions call them. `storybook_base` goes on from it."""
     muon = MuonAdamW(lr=1e-3, matrix_lr=3e-3)
-    plan = Plan(4000, optimiser=muon, rate=WarmHoldFall(fall=0.2), ema=0.99, precision="bfloat16")
+    plan = Plan(4000, optimiser=muon, rate=WarmHoldFall(fall=0.2), ema=0.99, precision=native_precision())
     return TransformerRun(plan, "stills", (Stills(),), workers=os.cpu_count() or 1)
 
 
 def storybook_base() -> TransformerRun:
     """Motion, and chunks that go on from chunks; single chunks and stills keep what was learned before."""
     muon = MuonAdamW(lr=1e-3, matrix_lr=3e-3)
-    plan = Plan(4000, optimiser=muon, rate=WarmHoldFall(fall=0.35), ema=0.99, precision="bfloat16")
+    plan = Plan(4000, optimiser=muon, rate=WarmHoldFall(fall=0.35), ema=0.99, precision=native_precision())
     resampling = Resampling(guidance=DEFAULTS.guidance)
     windows = Windows(1, objective=FlowMatching(visibility=RandomlyRecalling(), resampling=resampling))
     single = Windows(6, 1, FlowMatching(Shared()), "chunks")

@@ -43,6 +43,8 @@ def build(folder: Path, numbers: range, make: Callable[[int], dict[str, Tensor]]
     """Write the shards `numbers` that `folder` lacks, `workers` processes at a time; progress goes to the log."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = [index for index in numbers if not _path(folder, index).exists()]
+    if not missing:
+        return
     began = time.perf_counter()
     context = multiprocessing.get_context("spawn")
     with context.Pool(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:

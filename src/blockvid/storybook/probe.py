@@ -26,6 +26,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "direction": ("left", "right", "none"),
 }
 """What is read, and the answers there are."""
+DIRECTION = "direction"
 APART = 0.5
 """Seconds between the three frames of a window."""
 WINDOWS = (0.5, 1.25, 2.0, 2.75)
@@ -87,8 +88,63 @@ class Residual(nn.Module):
         return x + self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
 
 
+class Heading(nn.Module):
+    """Which way a subject goes: each frame's features at a quarter of its size are correlated with the next frame's.
+
+    Every place looks up to 36 pixels to either side and 4 up and down, as in the correlation layer of FlowNet
+    (arXiv 1504.06852), so that a shift is seen as such and not learned anew for each thing that may be shifted.
+    """
+
+    REACH, LIFT = 9, 1
+
+    def __init__(self, answers: int, width: int = 16) -> None:
+        super().__init__()
+        seen = 2 * width
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, width, 5, stride=2, padding=2), nn.GroupNorm(8, width), nn.SiLU(),
+            nn.Conv2d(width, seen, 3, stride=2, padding=1), Residual(seen),
+        )  # fmt: skip
+        self.key = nn.Conv2d(seen, width, 1)
+        self.gain = nn.Parameter(torch.tensor(4.0))
+        shifts = (2 * self.LIFT + 1) * (2 * self.REACH + 1)
+        self.body = nn.Sequential(
+            nn.Conv2d(2 * shifts + seen, 48, 1), Residual(48),
+            nn.Conv2d(48, 64, 3, stride=2, padding=1), Residual(64), nn.GroupNorm(8, 64), nn.SiLU(),
+            nn.Conv2d(64, 96, 3, stride=2, padding=1), Residual(96),
+        )  # fmt: skip
+        self.head = nn.Linear(2 * 96, answers)
+
+    def forward(self, windows: Float[Tensor, "b 3 3 h w"]) -> Float[Tensor, "b _"]:
+        x = self.stem(windows.flatten(0, 1))
+        keys = F.normalize(self.key(x), dim=1).unflatten(0, (-1, 3))
+        agreement = self.gain * self._correlated(keys[:, :2], keys[:, 1:]).flatten(1, 2)
+        return self.head(_pooled(self.body(torch.cat((agreement, x.unflatten(0, (-1, 3))[:, 1]), dim=1))))
+
+    def _correlated(
+        self, keys: Float[Tensor, "b 2 c y x"], others: Float[Tensor, "b 2 c y x"]
+    ) -> Float[Tensor, "b 2 s y x"]:
+        """The product of every place with each of those around it in the other frame; 0 beyond its edges."""
+        rows, columns = keys.shape[-2:]
+        around = F.pad(others, (self.REACH, self.REACH, self.LIFT, self.LIFT))
+        return torch.stack(
+            [
+                (keys * around[..., y : y + rows, x : x + columns]).sum(2)
+                for y in range(2 * self.LIFT + 1)
+                for x in range(2 * self.REACH + 1)
+            ],
+            dim=2,
+        )
+
+
+def _pooled(x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b c2"]:
+    return torch.cat((x.mean((2, 3)), x.amax((2, 3))), dim=1)
+
+
 class Probe(ModelMixin, ConfigMixin):
-    """A small convolutional network over windows of three frames, half a second apart, at 160x96."""
+    """Two small convolutional networks over windows of three frames, half a second apart, at 160x96.
+
+    One says what is shown, the other (`heading`) which way it goes.
+    """
 
     @register_to_config
     def __init__(self, width: int = 24, classes: dict[str, list[str]] | None = None) -> None:
@@ -106,13 +162,19 @@ class Probe(ModelMixin, ConfigMixin):
             stages += [nn.GroupNorm(8, narrow), nn.SiLU(), nn.Conv2d(narrow, wide, 3, stride=2, padding=1)]
             stages += [Residual(wide)]
         self.body = nn.Sequential(*stages)
-        self.heads = nn.ModuleDict({name: nn.Linear(2 * widths[-1], len(answers)) for name, answers in known.items()})
+        shown = {name: len(answers) for name, answers in known.items() if name != DIRECTION}
+        self.heads = nn.ModuleDict({name: nn.Linear(2 * widths[-1], answers) for name, answers in shown.items()})
+        self.heading = Heading(len(known[DIRECTION]))
 
-    def forward(self, windows: Float[Tensor, "b 3 3 h w"]) -> dict[str, Float[Tensor, "b _"]]:
-        """Logits by question; windows are (frame, channel) in [-1, 1]."""
-        x = self.body(windows.flatten(1, 2))
-        pooled = torch.cat((x.mean((2, 3)), x.amax((2, 3))), dim=1)
-        return {name: head(pooled) for name, head in self.heads.items()}
+    def forward(
+        self, windows: Float[Tensor, "b 3 3 h w"], questions: Sequence[str] = tuple(CLASSES)
+    ) -> dict[str, Float[Tensor, "b _"]]:
+        """Logits by question, of those asked; windows are (frame, channel) in [-1, 1]."""
+        found = {}
+        if any(name in self.heads for name in questions):
+            pooled = _pooled(self.body(windows.flatten(1, 2)))
+            found = {name: head(pooled) for name, head in self.heads.items() if name in questions}
+        return found | ({DIRECTION: self.heading(windows)} if DIRECTION in questions else {})
 
     @torch.no_grad()
     def read(self, frames: UInt8[Tensor, "t h w 3"], fps: float) -> Reading:
@@ -130,7 +192,7 @@ class Probe(ModelMixin, ConfigMixin):
         each = {name: logits.log_softmax(-1) for name, logits in self(windows).items()}
         found = {name: logits.mean(0) for name, logits in each.items()}
         seen = 1 - each["subject"][:, CLASSES["subject"].index(NOBODY)].exp()
-        found["direction"] = torch.einsum("nd,n->d", each["direction"], seen / seen.sum().clamp(min=1e-6))
+        found[DIRECTION] = torch.einsum("nd,n->d", each[DIRECTION], seen / seen.sum().clamp(min=1e-6))
         best = {name: int(scores.argmax()) for name, scores in found.items()}
         return Reading(
             {name: CLASSES[name][index] for name, index in best.items()},

@@ -21,6 +21,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from blockvid.errors import InputError
+from blockvid.model.device import pick_device, pick_dtype
 from blockvid.model.dit import Block
 from blockvid.training.parallel import sequence_parallel
 
@@ -221,6 +222,11 @@ def plain_name(name: str) -> str:
 def parameters(network: nn.Module) -> dict[str, nn.Parameter]:
     """By plain name."""
     return {plain_name(name): parameter for name, parameter in network.named_parameters()}
+
+
+def native_precision() -> Precision:
+    """bfloat16 where the device that `auto` takes multiplies it natively, else float32."""
+    return "bfloat16" if pick_dtype(pick_device("auto")) is torch.bfloat16 else "float32"
 
 
 def autocast(device: torch.device, precision: Precision) -> Any:
