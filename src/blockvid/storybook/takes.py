@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
@@ -185,30 +186,43 @@ def _goal(segment: Segment, body: _Body, facing: float) -> _Goal:
     )
 
 
-def _advance(body: _Body, segment: Segment, goal: _Goal, local: float, dt: float) -> None:
-    body.v += (goal.velocity - body.v) * min(1.0, 6 * dt)
-    body.x += body.v * dt
-    ease = smoothstep((local - 0.1) / 3.6)
-    body.scale = goal.scale[0] + (goal.scale[1] - goal.scale[0]) * ease
-    body.zoom = goal.zoom[0] + (goal.zoom[1] - goal.zoom[0]) * ease
-    body.facing += (goal.facing[local > 1.5] - body.facing) * min(1.0, 7 * dt)
-    if segment.camera in ("still", "pan_left", "pan_right"):
-        target = {"still": 0.0, "pan_left": -0.14, "pan_right": 0.14}[segment.camera]
-        body.camera_v += (target - body.camera_v) * 4 * dt
-    else:
-        omega = 2.6
-        lead = body.x + 0.08 * body.facing
-        body.camera_v += (omega**2 * (lead - body.camera) + 2 * omega * (body.v - body.camera_v)) * dt
-    body.camera += body.camera_v * dt
-
-
-def _play(segment: Segment, body: _Body, facing: float) -> tuple[list[tuple[float, ...]], _Body, float]:
+def _play(segment: Segment, body: _Body, facing: float) -> tuple[np.ndarray, _Body, float]:
     """One segment from a state: the rows x, scale, facing, v, camera, zoom, the state after it and the way it faces."""
-    goal, body, rows = _goal(segment, body, facing), replace(body), []
-    for step in range(round(CHUNK_SECONDS * RATE)):
-        rows.append((body.x, body.scale, body.facing, body.v, body.camera, body.zoom))
-        _advance(body, segment, goal, step / RATE, 1 / RATE)
-    return rows, body, goal.facing[1]
+    goal, steps = _goal(segment, body, facing), round(CHUNK_SECONDS * RATE)
+    local = np.arange(steps) / RATE
+    ease = np.clip((local - 0.1) / 3.6, 0.0, 1.0)
+    ease = ease * ease * (3 - 2 * ease)
+    scale, zoom = (
+        np.append(now, begin + (end - begin) * ease)
+        for now, (begin, end) in ((body.scale, goal.scale), (body.zoom, goal.zoom))
+    )
+    x, facings, v, camera, camera_v = np.array(list(_walk(segment, body, goal, local.tolist()))).T
+    rows = np.stack((x, scale, facings, v, camera, zoom), axis=1)
+    after = _Body(*(float(column[-1]) for column in (x, v, scale, facings, camera, camera_v, zoom)))
+    return rows[:-1], after, goal.facing[1]
+
+
+def _walk(
+    segment: Segment, body: _Body, goal: _Goal, local: Sequence[float]
+) -> Iterator[tuple[float, float, float, float, float]]:
+    """x, facing, v, camera and its speed, before the first of the moments `local` and after each."""
+    x, v, facing, camera, camera_v = body.x, body.v, body.facing, body.camera, body.camera_v
+    dt = 1 / RATE
+    speeding, turning, omega = min(1.0, 6 * dt), min(1.0, 7 * dt), 2.6
+    velocity, facings = goal.velocity, goal.facing
+    pan = {"still": 0.0, "pan_left": -0.14, "pan_right": 0.14}.get(segment.camera)
+    yield x, facing, v, camera, camera_v
+    for moment in local:
+        v += (velocity - v) * speeding
+        x += v * dt
+        facing += (facings[moment > 1.5] - facing) * turning
+        if pan is not None:
+            camera_v += (pan - camera_v) * 4 * dt
+        else:
+            lead = x + 0.08 * facing
+            camera_v += (omega**2 * (lead - camera) + 2 * omega * (v - camera_v)) * dt
+        camera += camera_v * dt
+        yield x, facing, v, camera, camera_v
 
 
 @lru_cache(maxsize=32)
@@ -219,9 +233,9 @@ def _simulate(take: Take) -> np.ndarray:
     body, table = _Body(facing=facing), []
     for segment in take.segments:
         rows, body, facing = _play(segment, body, facing)
-        table += rows
-    table.append((body.x, body.scale, body.facing, body.v, body.camera, body.zoom))
-    return np.asarray(table)
+        table.append(rows)
+    table.append(np.array([(body.x, body.scale, body.facing, body.v, body.camera, body.zoom)]))
+    return np.concatenate(table)
 
 
 def motion(take: Take, seconds: np.ndarray) -> Motion:
@@ -306,13 +320,7 @@ def sample_take(
 
 def _pair(rng: np.random.Generator, split: Split, scene: str | None, subject: str | None) -> tuple[str, str]:
     """Subject and scene; scenes are drawn first so that each is equally frequent."""
-    pairs: dict[str, list[str]] = {}
-    for s in SUBJECTS:
-        for c in SCENES.values():
-            wanted = s.medium in c.media and scene in (None, c.key) and subject in (None, s.key)
-            of = "heldout" if (s.key, c.key) in HELD_OUT else "train"
-            if wanted and split in (of, "every"):
-                pairs.setdefault(c.key, []).append(s.key)
+    pairs = _pairs(split, scene, subject)
     if not pairs:
         raise InputError(f"no {split} pair has subject {subject!r} and scene {scene!r}; leave one of them open")
     scenes = sorted(pairs)
@@ -322,6 +330,19 @@ def _pair(rng: np.random.Generator, split: Split, scene: str | None, subject: st
     if water and rng.random() < 0.4:
         subjects = water
     return subjects[int(rng.integers(len(subjects)))], chosen
+
+
+@lru_cache(maxsize=256)
+def _pairs(split: Split, scene: str | None, subject: str | None) -> dict[str, list[str]]:
+    """By scene, the subjects that are shown in it."""
+    pairs: dict[str, list[str]] = {}
+    for s in SUBJECTS:
+        for c in SCENES.values():
+            wanted = s.medium in c.media and scene in (None, c.key) and subject in (None, s.key)
+            of = "heldout" if (s.key, c.key) in HELD_OUT else "train"
+            if wanted and split in (of, "every"):
+                pairs.setdefault(c.key, []).append(s.key)
+    return pairs
 
 
 def _clock(rng: np.random.Generator, seconds: float) -> Clock:
@@ -381,7 +402,8 @@ def _shown(rng: np.random.Generator, body: _Body, facing: float, subject: str) -
     for _ in range(20):
         segment = _segment(rng, turned if rng.random() < 0.3 else heading, pace, jumps)
         rows, after, _ = _play(segment, body, facing)
-        offset = max(abs(row[0] - row[4]) * row[5] for row in rows)
+        x, _, _, _, camera, zoom = rows.T
+        offset = float((np.abs(x - camera) * zoom).max())
         zoomed = not segment.camera.startswith("zoom") or abs(math.log(after.zoom / body.zoom)) > 0.15
         moved = segment.action not in ("approach", "recede") or abs(math.log(after.scale / body.scale)) > 0.2
         if offset < 0.6 and zoomed and moved:
