@@ -14,7 +14,7 @@ from torch import Tensor
 
 from blockvid.errors import InputError
 from blockvid.geometry import Geometry
-from blockvid.recipes.probe import ProbeRun, answered, varied
+from blockvid.recipes.probe import ProbeRun, answered, storybook_direction, storybook_probe, varied
 from blockvid.storybook.boards import CHUNKS, FIRST_SEED, SHARES, boards
 from blockvid.storybook.corpus import Snippets
 from blockvid.storybook.probe import CLASSES, NOBODY, Heading, Probe, truth, window
@@ -119,6 +119,13 @@ def test_a_run_learns_what_it_is_asked_and_leaves_the_rest(tmp_path: Path, quest
         of = [name for name in after if name.startswith(f"{part}.")]
         changed = [not torch.equal(after[name], before.state_dict()[name]) for name in of]
         assert all(changed) if (part == "heading") == ("direction" in questions) else not any(changed), part
+
+
+def test_directions_are_learned_in_the_folder_of_a_finished_probe() -> None:
+    """Their steps are their own: those of a run of all questions would be taken for theirs."""
+    every, directions = storybook_probe(), storybook_direction()
+    assert directions.questions == ("direction",) and set(every.questions) == set(CLASSES)
+    assert directions.run != every.run
 
 
 def test_a_saved_probe_reads_as_before_and_only_its_own_cast(tmp_path: Path) -> None:

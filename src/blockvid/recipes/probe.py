@@ -35,6 +35,8 @@ class ProbeRun:
     plan: Plan
     geometry: Geometry = GEOMETRY
     shards: int = 560
+    run: str = "probe_run"
+    """Folder of the checkpoints, in `out`: runs of other questions go on from each other's `out/probe`, not steps."""
     questions: tuple[str, ...] = tuple(CLASSES)
     """What is learned; the networks of the others stay as they are."""
     batch: int = 64
@@ -72,7 +74,7 @@ class ProbeRun:
             shown, wanted = varied(torch.cat(windows)[some], wanted[some], generator)
             return answered(model(shown.to(world.device), self.questions), wanted.to(world.device))
 
-        loop = Loop({"model": model}, losses, self.plan, out / "probe_run", world, cadence=Cadence(save=250))
+        loop = Loop({"model": model}, losses, self.plan, out / self.run, world, cadence=Cadence(save=250))
         loop.run(on_save=lambda _, network: _saved(network, out / "probe"), stop=stop)
 
 
@@ -119,4 +121,4 @@ def storybook_direction() -> ProbeRun:
     """Of the scorecard's eyes those for directions alone."""
     run = storybook_probe()
     plan = replace(run.plan, steps=1200, rate=WarmHoldFall(fall=0.7))
-    return replace(run, plan=plan, questions=(DIRECTION,))
+    return replace(run, plan=plan, run="direction_run", questions=(DIRECTION,))

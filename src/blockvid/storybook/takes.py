@@ -47,7 +47,7 @@ class Weather:
     def level(self, seconds: float) -> float:
         if self.kind == "clear":
             return 0.0
-        return 1.0 if self.onset <= 0 else smoothstep((seconds - self.onset) / 3.0)
+        return 1.0 if self.onset <= 0 else float(smoothstep((seconds - self.onset) / 3.0))
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,9 @@ def _check(segment: Segment) -> None:
         )
 
 
-def smoothstep(x: float) -> float:
-    x = min(1.0, max(0.0, x))
+def smoothstep(x: np.ndarray | float) -> np.ndarray:
+    """From 0 to 1, both held beyond, with no corner."""
+    x = np.clip(np.asarray(x), 0.0, 1.0)
     return x * x * (3 - 2 * x)
 
 
@@ -190,8 +191,7 @@ def _play(segment: Segment, body: _Body, facing: float) -> tuple[np.ndarray, _Bo
     """One segment from a state: the rows x, scale, facing, v, camera, zoom, the state after it and the way it faces."""
     goal, steps = _goal(segment, body, facing), round(CHUNK_SECONDS * RATE)
     local = np.arange(steps) / RATE
-    ease = np.clip((local - 0.1) / 3.6, 0.0, 1.0)
-    ease = ease * ease * (3 - 2 * ease)
+    ease = smoothstep((local - 0.1) / 3.6)
     scale, zoom = (
         np.append(now, begin + (end - begin) * ease)
         for now, (begin, end) in ((body.scale, goal.scale), (body.zoom, goal.zoom))
