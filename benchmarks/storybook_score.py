@@ -38,6 +38,7 @@ SETTINGS: dict[str, Settings] = {
     "sink-window": Settings(policy=SinkWindow(1, 2)),
     "dynamic-sparse": Settings(policy=DynamicSparse(4, Salience(tau=0.9))),
     "semantic": Settings(policy=Semantic(2, 2, Salience(tau=0.9))),
+    "window, dissolve 0.8": Settings(dissolve=0.8),
     "window, overlap 1": Settings(overlap=1),
     "window, context noise 0.1": Settings(context_noise=0.1),
     "window, local shuffle": Settings(policy=Window(), noise=BoundaryNoise("shared", "local", 4)),

@@ -224,6 +224,7 @@ REMEMBERED = {
     "context noise": replace(FAST, context_noise=0.2),
     "warm start": replace(FAST, schedule=ChunkSchedule("cosine")),
     "overlap": replace(FAST, overlap=1),
+    "dissolve": replace(FAST, dissolve=2.0),
     "overlap, sparse": replace(FAST, overlap=2, policy=DynamicSparse(2, THIN)),
     "shared noise": replace(FAST, policy=DynamicSparse(1, THIN), noise=BoundaryNoise("shared", "joint", 1)),
 }

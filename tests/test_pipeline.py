@@ -25,6 +25,7 @@ from blockvid.model.dit import TextContext
 from blockvid.pipeline import Clip, Pipeline, Settings, State, picture_latent, to_uint8
 from blockvid.sampling.noise import base_noise
 from blockvid.sampling.sampler import Progress
+from blockvid.sampling.seams import Dissolve
 from blockvid.sampling.solvers import Euler, Renoise, Solver
 from blockvid.storyboard import Storyboard
 from blockvid.video import read_image
@@ -206,6 +207,7 @@ def test_every_step_is_told(pipe: Pipeline) -> None:
         ({"context_noise": 1.0}, "context noise 1.0 is outside 0 to 1"),
         ({"overlap": -1}, "an overlap of -1 latent frames is outside 0 to"),
         ({"overlap": 99}, "an overlap of 99 latent frames is outside 0 to"),
+        ({"dissolve": -1.0}, "a dissolve of -1.0 is not a finite number"),
         ({"shift": float("inf")}, "shift"),
         ({"seed": -1}, "seed -1 is outside 0 to"),
         ({"seed": 2**63}, "is outside 0 to"),
@@ -279,6 +281,32 @@ def test_the_overlap_is_the_callers_else_the_models(pipe: Pipeline) -> None:
         for of, settings in ((pipe, replace(FAST, overlap=1)), (theirs, FAST))
     )
     assert same(asked, default)
+
+
+def test_a_dissolve_changes_what_is_shown_and_nothing_that_is_made(pipe: Pipeline) -> None:
+    plain, soft = (list(pipe.stream(board(*FOUR), replace(FAST, dissolve=tau))) for tau in (0.0, 2.0))
+    assert same(plain[0], soft[0]) and not any(same(a, b) for a, b in zip(plain[1:], soft[1:], strict=True))
+    for last, raw, shown in zip(soft, plain[1:], soft[1:], strict=False):
+        assert torch.equal(shown.latents, Dissolve(2.0)(raw.latents, last.latents))
+        assert torch.equal(shown.memory.layers[0].keys.data, raw.memory.layers[0].keys.data)
+    with pytest.raises(ValueError, match="no latents"):
+        next(iter(pipe.stream(board(*FOUR), replace(FAST, dissolve=2.0), 1, State((soft[0].memory,), soft[0].decoder))))
+
+
+def test_the_dissolve_is_the_callers_else_the_models(pipe: Pipeline) -> None:
+    theirs = Pipeline(replace(pipe.models, defaults=replace(pipe.models.defaults, dissolve=2.0)))
+    asked, default, none = (
+        list(of.stream(board(*FOUR[:2]), settings))[1]
+        for of, settings in ((pipe, replace(FAST, dissolve=2.0)), (theirs, FAST), (theirs, replace(FAST, dissolve=0.0)))
+    )
+    assert same(asked, default) and not same(asked, none)
+
+
+def test_a_chunk_that_begins_with_a_picture_is_not_dissolved_into(pipe: Pipeline, picture: Path) -> None:
+    shots = [{"prompt": FOUR[0], "seconds": 1.0}, {"prompt": FOUR[1], "seconds": 1.0, "image": str(picture)}]
+    story = Storyboard.model_validate({"shots": shots})
+    plain, soft = (list(pipe.stream(story, replace(FAST, dissolve=tau))) for tau in (0.0, 2.0))
+    assert same(plain[1], soft[1])
 
 
 def test_an_overlap_beside_a_warm_start_and_a_picture(pipe: Pipeline, picture: Path) -> None:

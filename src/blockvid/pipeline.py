@@ -29,6 +29,7 @@ from blockvid.sampling.denoiser import GuidanceRule, Guided, VelocityDenoiser
 from blockvid.sampling.noise import BoundaryNoise, ContextNoise, Start, chunk_seed
 from blockvid.sampling.plans import Chunkwise
 from blockvid.sampling.sampler import Condition, Progress, sample
+from blockvid.sampling.seams import Dissolve
 from blockvid.sampling.solvers import Euler, Renoise, Solver, UniPC
 from blockvid.storyboard import Chunk, Storyboard
 from blockvid.trace.record import ChunkTrace, Recalled
@@ -61,6 +62,8 @@ class Settings:
     """Sigma at which a finished chunk is remembered: `ContextNoise`."""
     overlap: int | None = None
     """Last latent frames of the chunk before, clean, that a chunk is denoised beside: `Start.overlapping`."""
+    dissolve: float | None = None
+    """How much a new chunk's details may differ from those before them to come in gradually: `Dissolve`."""
     negative_prompt: str | None = None
     image: Path | None = None
     """First frame: the video starts from this picture (text + image to video)."""
@@ -77,6 +80,7 @@ class Settings:
             solver=self.solver or SOLVERS[defaults.solver],
             context_noise=defaults.context_noise if self.context_noise is None else self.context_noise,
             overlap=defaults.overlap if self.overlap is None else self.overlap,
+            dissolve=defaults.dissolve if self.dissolve is None else self.dissolve,
             negative_prompt=(storyboard.negative_prompt or defaults.negative_prompt)
             if self.negative_prompt is None
             else self.negative_prompt,
@@ -100,12 +104,18 @@ class Settings:
             )
         made.solver.grid(made.steps, made.shift)
         ContextNoise(made.context_noise)
+        made.seam()
         salience, layers = made.policy.salience, len(models.dit.blocks)
         if salience is not None and salience.layer is not None and salience.layer >= layers:
             raise InputError(
                 f"layer {salience.layer} cannot choose: the model has {layers} layers; use 0 to {layers - 1}"
             )
         return made
+
+    def seam(self) -> Dissolve:
+        """Of resolved settings: how a chunk joins the one before it."""
+        assert self.dissolve is not None
+        return Dissolve(self.dissolve)
 
     def overlaps(self, chunks: Sequence[Chunk]) -> tuple[int, ...]:
         """Of resolved settings: latent frames of the chunk before that each chunk is denoised beside."""
@@ -120,7 +130,7 @@ class State:
     memories: tuple[ChunkMemory, ...] = ()
     decoder: dict[str, Tensor] = field(default_factory=dict)
     latents: Float[Tensor, "1 c f h w"] | None = None
-    """Of the last finished chunk."""
+    """Of the last finished chunk, as shown."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +140,7 @@ class Clip:
     chunk: Chunk
     frames: UInt8[np.ndarray, "t h w 3"]
     latents: Float[Tensor, "1 c f h w"]
+    """As shown: behind the seam."""
     memory: ChunkMemory
     decoder: dict[str, Tensor]
     trace: ChunkTrace
@@ -249,10 +260,10 @@ class Take:
                 watch(event)
                 continue
             chunk = self.chunks[event.chunk]
-            pixels = to_uint8(decoder.push(event.latents.to(self.device)))[: self._wanted(chunk)]
+            self.latents = latents = self._joined(chunk, event.latents)
+            pixels = to_uint8(decoder.push(latents.to(self.device)))[: self._wanted(chunk)]
             assert self.memory is not None
-            self.latents = event.latents
-            yield Clip(chunk, pixels, event.latents, self.memory, decoder.state(), self._trace(chunk, self.memory))
+            yield Clip(chunk, pixels, latents, self.memory, decoder.state(), self._trace(chunk, self.memory))
 
     def begin(self, index: int) -> Start:
         """Noise of the chunk, its first latent frame given where the storyboard has a picture, behind the overlap."""
@@ -287,6 +298,13 @@ class Take:
         denoiser = Guided(VelocityDenoiser(self.models.dit), self._scale(chunk), settings.guidance_rule)
         context = ContextNoise(settings.context_noise, seed)
         return Condition(denoiser, text, attend, writer, context)
+
+    def _joined(self, chunk: Chunk, latents: Float[Tensor, "1 c f h w"]) -> Float[Tensor, "1 c f h w"]:
+        """A finished chunk as it is shown; what begins with a picture of the storyboard begins with exactly that."""
+        seam = self.settings.seam()
+        if chunk.index == 0 or chunk.index in self.anchors or seam.tau == 0:
+            return latents
+        return seam(latents, self._previous())
 
     def commit(self, memory: ChunkMemory) -> None:
         """Remember a finished chunk."""
@@ -341,7 +359,7 @@ class Take:
         """Latents of the last finished chunk."""
         if self.latents is None:
             raise ValueError(
-                "the state has no latents: a warm start or an overlap begins from those of the chunk before"
+                "the state has no latents: a warm start, an overlap or a dissolve begins from those of the chunk before"
             )
         return self.latents.to(self.device)
 

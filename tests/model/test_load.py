@@ -212,6 +212,8 @@ def test_a_bad_card_is_refused(exported: Path) -> None:
     assert "context noise 1.5 is outside 0 to 1" in refusal(exported)
     path.write_text(good.replace('"overlap": 0', '"overlap": -1'))
     assert "an overlap of -1 latent frames is below 0" in refusal(exported)
+    path.write_text(good.replace('"dissolve": 0.0', '"dissolve": -1.0'))
+    assert "a dissolve of -1.0 is not a finite number" in refusal(exported)
     path.write_text(good.replace('"guidance_rule": "cfg"', '"guidance_rule": "apg"'))
     assert "defaults.guidance_rule 'apg'" in refusal(exported)
     path.write_text(good.replace('"width": 160', '"width": 100'))

@@ -56,6 +56,9 @@ class Generate:
     overlap: Annotated[int | None, default("the model's", "FRAMES")] = None
     """Last latent frames of a chunk that the next one is denoised beside, clean, so that it goes on from them more
     smoothly; each takes as long as one of its own."""
+    dissolve: Annotated[float | None, default("the model's", "NUMBER")] = None
+    """Where a new chunk differs by less than this from what was shown before it (in latents, of standard deviation 1),
+    the difference comes in over its first latent frames; 0 shows every chunk as it was made."""
     negative_prompt: Annotated[str | None, default("the storyboard's, else the model's", "TEXT")] = None
     """What to stay away from, when guidance is not 1."""
     index: int = 0
@@ -127,6 +130,7 @@ class Generate:
             schedule=self.noise.levels(),
             context_noise=self.noise.context_noise,
             overlap=self.overlap,
+            dissolve=self.dissolve,
             negative_prompt=self.negative_prompt,
             image=self.image,
         )

@@ -63,6 +63,7 @@ class Defaults:
     context_noise: float = 0.0
     guidance_rule: Literal["cfg", "cfg-zero"] = "cfg"
     overlap: int = 0
+    dissolve: float = 0.0
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -75,6 +76,8 @@ class Defaults:
             raise InputError(f"context noise {self.context_noise} is outside 0 to 1; use 0 for none")
         if self.overlap < 0:
             raise InputError(f"an overlap of {self.overlap} latent frames is below 0; use 0 for none, or 1")
+        if not 0 <= self.dissolve < float("inf"):
+            raise InputError(f"a dissolve of {self.dissolve} is not a finite number of at least 0; use 0 for none")
 
 
 class Sizes(BaseModel):

@@ -110,7 +110,7 @@ class Forcing:
         s = self.student
         if self.loss != "distill":
             return base
-        return Defaults(s.student_steps, 1.0, s.student_shift, base.negative_prompt, "euler")
+        return Defaults(s.student_steps, 1.0, s.student_shift, base.negative_prompt, "euler", dissolve=base.dissolve)
 
     def density(self) -> Density:
         """Half of the samples continue clean chunks, as generation does."""
