@@ -12,13 +12,8 @@ from blockvid.sampling.seams import Dissolve
 SHAPE = (1, 4, 8, 3, 5)
 
 
-def drawn(seed: int, scale: float = 1.0) -> Tensor:
-    return scale * torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))
-
-
-def still(frame: Tensor) -> Tensor:
-    """A chunk of one frame."""
-    return frame.expand(SHAPE).clone()
+def drawn(seed: int) -> Tensor:
+    return torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))
 
 
 def test_none_shows_a_chunk_as_it_is() -> None:
@@ -56,7 +51,7 @@ def test_motion_and_cuts_are_shown_at_once() -> None:
 def test_details_fade_in_and_are_all_there_before_the_chunk_ends() -> None:
     """Where the chunk is a still picture, a little other than the one before, it comes nearer from frame to frame."""
     before = drawn(0)[:, :, -1:]
-    latents = still(before + 0.2 * torch.randn(1, 4, 1, 3, 5, generator=torch.Generator().manual_seed(3)))
+    latents = (before + 0.2 * drawn(3)[:, :, :1]).expand(SHAPE)
     shown = Dissolve(0.8)(latents, before)
     missing = (shown - latents).square().mean(dim=(1, 3, 4))[0].sqrt()
     assert missing[0] > 0.9 * (before - latents).square().mean().sqrt()
