@@ -156,9 +156,10 @@ def report(options: Options, founds: Sequence[Found], shipped: Models) -> list[s
         f"half; a roll-out at each step of Self Forcing, the student's adversarial update at every {options.ratio}. "
         f"Velocity error: mean over levels {', '.join(map(str, LEVELS))} on {options.clips} held-out takes, as the "
         "difference to the shipped model's on the same ones. Videos: "
-        f"{options.boards} held-out storyboards of a minute, seeds 0, 1, ...; VDE with N = 10. Intervals are 95 % "
-        "bootstraps over takes or storyboards. This says what the objectives do to a small model in minutes of "
-        "training, not what they do in the paper.",
+        f"{options.boards} held-out storyboards of a minute, seeds 0, 1, ...; VDE with N = 10. All remember a "
+        "window of two chunks; training recalled two similar ones besides, so this is not quite how the trained ones "
+        "are to be used (`--keep semantic`). Intervals are 95 % bootstraps over takes or storyboards. This says "
+        "what the objectives do to a small model in minutes of training, not what they do in the paper.",
         "",
         f"| training | sampled in | s a step | velocity error | {' | '.join([*keys, *(f'VDE {n}' for n in names)])} |",
         "|" + "---|" * (4 + len(keys) + len(names)),

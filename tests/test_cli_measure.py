@@ -108,11 +108,29 @@ def test_generations_are_named_by_their_entries(run: Run, videos: Path, tmp_path
     ]
     (videos / "lvbench.jsonl").write_text("\n".join(map(json.dumps, lines)))
     status, _, err = run("eval", "--bench", "lvbench", videos, "--tier", "core", "-o", tmp_path / "run")
-    assert status == 0 and "fading.mp4 is of no entry" in err and "1 entries have no video: nowhere" in err
+    assert status == 0 and "fading.mp4 is of no entry that" in err and "1 entries have no video: nowhere" in err
     results = Results.read(tmp_path / "run")
     assert [video.entry for video in results.videos] == ["a", "b"] and results.missing == ("nowhere",)
     assert results.videos[0].prompts == ("a thing a",) and results.configuration.bench == "lvbench"
     assert [[w.kind for w in video.warnings].count("duration") for video in results.videos] == [0, 1]
+
+
+def test_entries_to_train_on_are_not_asked_for(run: Run, videos: Path, tmp_path: Path) -> None:
+    """The paper measures on the fifth that is left (section 4)."""
+    segments = [{"start": 0.0, "end": 5.0, "caption": "a thing"}]
+    parts = {"a": "train", "b": "eval", "nowhere": "train"}
+    lines = [{"id": name, "duration": 5.0, "segments": segments, "split": part} for name, part in parts.items()]
+    file = videos / "divided.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)))
+    command = ("eval", "--bench", file, videos, "--tier", "core")
+    assert run(*command, "-o", tmp_path / "run")[0] == 0
+    results = Results.read(tmp_path / "run")
+    assert [video.entry for video in results.videos] == ["b"] and results.missing == ()
+    assert run(*command, "--part", "all", "-o", tmp_path / "all")[0] == 0
+    results = Results.read(tmp_path / "all")
+    assert [video.entry for video in results.videos] == ["a", "b"] and results.missing == ("nowhere",)
+    file.write_text(json.dumps(lines[0]))
+    refused(run(*command, "-o", tmp_path / "none"), "has no entry of part eval")
 
 
 def test_compare_and_gate(run: Run, tmp_path: Path) -> None:

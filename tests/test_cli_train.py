@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from blockvid.attention.policies import Semantic, Window
 from blockvid.recipes import RECIPES
-from blockvid.recipes.forcing import Forcing
+from blockvid.recipes.forcing import Forcing, Loss
 from blockvid.training.objectives import BlockForcing, FlowMatching, Sum, VelocityForcing
 from blockvid.training.self_forcing import SelfForcing
 from blockvid.video import probe, read_frames, write_video
@@ -101,6 +102,16 @@ def test_unusable_options(run: Run, arguments: list[str], offending: str) -> Non
     refused(run("train", *arguments), offending)
 
 
+def test_a_run_without_a_checkpoint_writes_no_row_twice(run: Run, tmp_path: Path) -> None:
+    """It was killed before its first one, say, and begins anew."""
+    command = ("train", "debug", "--steps", 2, "-o", "run")
+    assert run(*command)[0] == 0
+    probed = lines(tmp_path / "run" / "probe.jsonl")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    assert run(*command)[0] == 0
+    assert lines(tmp_path / "run" / "probe.jsonl") == probed
+
+
 def test_a_run_under_another_configuration_is_refused(run: Run) -> None:
     assert run("train", "debug", "--steps", 2, "-o", "run")[0] == 0
     status, _, err = run("train", "debug", "--steps", 4, "--batch", 3, "-o", "run")
@@ -118,13 +129,18 @@ def test_a_dry_run_says_what_it_takes(run: Run, tmp_path: Path) -> None:
 
 def test_every_row_of_table_6_is_an_option_away() -> None:
     kinds = {loss: type(Forcing(loss=loss).objective()) for loss in ("naive", "velocity", "rollout-velocity", "block")}
-    assert list(kinds.values()) == [FlowMatching, VelocityForcing, VelocityForcing, BlockForcing]
+    assert list(kinds.values()) == [FlowMatching, BlockForcing, VelocityForcing, BlockForcing]
     for loss, beside in (("self", FlowMatching), ("ours", BlockForcing)):
         for adversary in ("gan", "dmd", "sid"):
             objective = Forcing(loss=loss, adversary=adversary).objective()
             assert isinstance(objective, Sum)
             assert [type(part) for part in objective.objectives] == [SelfForcing, beside]
     assert all(callable(recipe) for recipe in RECIPES.values())
+
+
+@pytest.mark.parametrize("loss", ["naive", "ours", "self"])
+def test_a_model_is_looked_at_as_it_learned_to_see(loss: Loss) -> None:
+    assert Forcing(loss).sampling.policy == Semantic(2) and Forcing(loss, similar=0).sampling.policy == Window()
 
 
 def test_from_a_folder_of_clips_to_a_model(run: Run, storybook: Tiny, tmp_path: Path) -> None:
@@ -153,6 +169,26 @@ def test_from_a_folder_of_clips_to_a_model(run: Run, storybook: Tiny, tmp_path: 
     assert run("train", "storybook_stage2", "--start", "stage1", *options, "-o", "stage2")[0] == 0
     shutil.rmtree(tmp_path / "stage1")
     assert run("generate", "board.txt", "--model", "stage2", "--steps", 1, "-o", "ball.mp4")[0] == 0
+
+
+def test_a_model_takes_on_the_sizes_of_its_data(run: Run, storybook: Tiny, tmp_path: Path) -> None:
+    """Else it would learn 16 frames a second, and be sampled at 8."""
+    small = str(storybook.folder)
+    (tmp_path / "clips").mkdir()
+    write_video(tmp_path / "clips" / "a.mp4", np.zeros((33, 32, 32, 3), np.uint8), 8)
+    (tmp_path / "clips" / "a.txt").write_text("a red ball rolls")
+    sizes = ("--width", 16, "--fps", 16, "--chunk-frames", 6)
+    assert run("data", "encode", "clips", "-o", "shards", "--model", small, *sizes)[0] == 0
+    assert run("data", "encode", "clips", "-o", "usual", "--model", small)[0] == 0
+    usual = ("--start", small, "--chunks", 1, "--batch", 1, "--steps", 1, "--loss", "block", "--device", "cpu")
+    options = ("train", "storybook_stage1", *usual, "--data", "shards", "-o", "mine")
+    with_other = run(*options, "--unseen", "usual")
+    refused(with_other, "the shards are of 32 x 32 at 8 fps, 2 latent frames a chunk")
+    assert run(*options)[0] == 0
+    card = json.loads((tmp_path / "mine" / "blockvid.json").read_text())
+    assert card["geometry"] == {"width": 16, "height": 32, "fps": 16.0, "chunk_frames": 6}
+    tokens = [run("train", "storybook_stage1", *usual, "--data", data, "--dry-run")[1] for data in ("usual", "shards")]
+    assert "8 tokens" in tokens[0] and "12 tokens" in tokens[1], tokens
 
 
 def distil(run: Run, start: str, out: str, *more: object) -> tuple[int, str, str]:

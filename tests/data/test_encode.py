@@ -178,6 +178,9 @@ def test_what_does_not_fit_an_earlier_call_is_refused(videos: Path, models: Mode
         encode(folder, out, other)
     with pytest.raises(InputError, match=r"whose text encoder is minilm, and .* has umt5; encode the videos again"):
         Shards.open(out).dataset.check(other)
+    longer = replace(models, geometry=replace(models.geometry, chunk_frames=2 * models.geometry.chunk_frames))
+    with pytest.raises(InputError, match=r"latent frames a chunk, and the model is trained at .*; encode the videos"):
+        Shards.open(out).dataset.check(longer)
     (folder / "a.json").write_text(captions(1, 3))
     with pytest.raises(InputError, match=r"a.mp4 or its captions changed after it was encoded"):
         encode(folder, out, models)

@@ -22,7 +22,7 @@ from blockvid.errors import InputError
 class Salience:
     """How a chunk's tokens are scored and how many are kept. The defaults are those of docs/equations.md.
 
-    Algorithm 2 to the letter is `mask="token"`, `mean="cumulative"`.
+    Algorithm 2 to the letter is `mask="token"`, `mean="cumulative"`, `multiple=1`.
     """
 
     tau: float = 0.98

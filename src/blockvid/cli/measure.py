@@ -101,6 +101,8 @@ class Eval:
     bench: Annotated[str | None, default("none", "lvbench|FILE")] = None
     """Videos are generations of a benchmark's entries, named by id. lvbench: the entries are in lvbench.jsonl beside
     them or in $BLOCKVID_LVBENCH. Any other file of docs/lvbench.md does as well."""
+    part: Literal["eval", "train", "all"] = "eval"
+    """Of a benchmark that is divided: whose entries are asked for. Those of no part always are."""
     prompts: Annotated[Path | None, default("none", "STORYBOARD")] = None
     """What all the videos should show, for text alignment."""
     text_model: Annotated[Path | None, default("none", "FOLDER")] = None
@@ -166,9 +168,12 @@ class Eval:
             file = _path("BLOCKVID_LVBENCH") or file
         if not file.exists():
             raise InputError(f"{file} does not exist; give the entries by --bench FILE (docs/lvbench.md)")
-        found = generated(folder, lvbench.read(file), self.bench if self.bench == "lvbench" else file.name)
+        asked = [entry for entry in lvbench.read(file) if self.part == "all" or entry.split in (self.part, None)]
+        if not asked:
+            raise InputError(f"{file} has no entry of part {self.part}; give --part all")
+        found = generated(folder, asked, self.bench if self.bench == "lvbench" else file.name)
         for path in found.extra:
-            say(err, f"{path} is of no entry, or could be of several; passed over")
+            say(err, f"{path} is of no entry that is asked for, or could be of several; passed over")
         return found
 
     def _captions(self) -> dict[str, tuple[Caption, ...]] | None:

@@ -62,7 +62,7 @@ class StorybookOptions:
     ] = None
     """Noise levels along the chunks of a sample (Eqs. 11, 26, 27); storybook_base."""
     device: str = "auto"
-    """cpu, cuda or mps; auto takes the best there is."""
+    """cpu or cuda; auto is CUDA where there is one."""
     compile: bool = False
     """Compile the transformer: a minute or more before the first steps, and faster ones then; storybook_stills and
     storybook_base."""
@@ -134,12 +134,15 @@ def _with(kind: type) -> Any:
 
 def _storybook(recipe: str, run: Any, options: StorybookOptions) -> Any:
     from blockvid.recipes.storybook import TransformerRun
+    from blockvid.training.sharding import native_precision
 
     plan = run.plan
     fall = plan.rate.fall if options.fall is None else options.fall
     rate = dataclasses.replace(plan.rate, peak=options.peak, fall=fall)
     steps = plan.steps if options.steps is None else options.steps
-    run = dataclasses.replace(run, plan=dataclasses.replace(plan, steps=steps, rate=rate), device=options.device)
+    precision = native_precision(options.device)
+    plan = dataclasses.replace(plan, steps=steps, rate=rate, precision=precision)
+    run = dataclasses.replace(run, plan=plan, device=options.device)
     if options.scale < 1:
         raise InputError(f"a scale of {options.scale} leaves no sample in a step; use 1 or more")
     if isinstance(run, TransformerRun):

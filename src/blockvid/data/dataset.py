@@ -12,10 +12,11 @@ from torch import Tensor
 
 from blockvid.errors import InputError
 from blockvid.geometry import Geometry
-from blockvid.model.load import Models, Text
+from blockvid.model.load import Models, Sizes, Text
 from blockvid.model.weights import fingerprint, weight_files
 from blockvid.video import replacing
 
+NAME = "dataset.json"
 LatentType = Literal["float16", "bfloat16", "float32"]
 
 
@@ -50,15 +51,25 @@ class Dataset(BaseModel):
             text_mask=models.text_mask,
         )
 
+    @property
+    def sizes(self) -> Sizes:
+        """What a model is loaded with to learn from these shards."""
+        return Sizes.of(self.geometry)
+
+    @staticmethod
+    def found(folder: Path) -> bool:
+        """Whether a folder says that it holds shards."""
+        return (folder / NAME).exists()
+
     @classmethod
     def read(cls, folder: Path) -> Dataset:
         """Of a folder of shards. Raises InputError if it is none."""
-        path = folder / "dataset.json"
+        path = folder / NAME
         try:
             return cls.model_validate_json(path.read_bytes())
         except OSError as error:
             raise InputError(
-                f"{folder} holds no training shards (no dataset.json: {error.strerror}); make some with "
+                f"{folder} holds no training shards (no {NAME}: {error.strerror}); make some with "
                 f"`blockvid data encode VIDEOS --out {folder}`"
             ) from error
         except ValidationError as error:
@@ -67,7 +78,7 @@ class Dataset(BaseModel):
             raise InputError(f"{path}: {where or 'the file'}: {first['msg']}; encode again into a new folder") from None
 
     def check(self, models: Models) -> None:
-        """InputError unless `models` can be trained on these shards."""
+        """InputError unless `models`, loaded with the `sizes` of what it learns from, can read these shards."""
         wanted = {
             "text encoder": (self.text, models.text),
             "latent channels": (self.geometry.latent_channels, models.geometry.latent_channels),
@@ -79,6 +90,11 @@ class Dataset(BaseModel):
                     f"the shards were encoded with {self.model}, whose {what} is {ours}, and {models.name} has "
                     f"{theirs}; encode the videos again with --model {models.name}"
                 )
+        if self.geometry != models.geometry:
+            ours, theirs = self.sizes, Sizes.of(models.geometry)
+            raise InputError(
+                f"the shards are of {ours}, and the model is trained at {theirs}; encode the videos again, all alike"
+            )
 
     def check_same(self, other: Dataset, folder: Path) -> None:
         """InputError unless `other`, about to be added to the folder, means the same."""

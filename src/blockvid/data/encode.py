@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from blockvid.data.clips import Clip, Refusal, find_clips
-from blockvid.data.dataset import Dataset, LatentType, write_empty
+from blockvid.data.dataset import NAME, Dataset, LatentType, write_empty
 from blockvid.data.footage import latent_chunks, steady
 from blockvid.data.index import Sample
 from blockvid.data.ledger import Ledger, Outcome, locked
@@ -145,12 +145,12 @@ class _Prompts:
 
 def _describe(out: Path, models: Models, options: Options, prompts: _Prompts) -> None:
     """Write what the shards mean, or see that it is what they meant."""
-    if (out / "dataset.json").exists():
+    if Dataset.found(out):
         there = Dataset.read(out)
         there.check_same(Dataset.of(models, there.text_slots, options.latents), out)
         return
     write_empty(out, prompts(""))
-    with replacing(out / "dataset.json") as part:
+    with replacing(out / NAME) as part:
         described = Dataset.of(models, prompts.encoder.length, options.latents)
         part.write_text(described.model_dump_json(indent=1) + "\n", encoding="utf-8")
 

@@ -90,6 +90,14 @@ class Sizes(BaseModel):
     fps: float
     chunk_frames: int
 
+    @classmethod
+    def of(cls, geometry: Geometry) -> Sizes:
+        """That part of a geometry."""
+        return cls(**{name: getattr(geometry, name) for name in cls.model_fields})
+
+    def __str__(self) -> str:
+        return f"{self.width} x {self.height} at {self.fps:g} fps, {self.chunk_frames} latent frames a chunk"
+
 
 class Card(BaseModel):
     """What `blockvid.json` says beyond the networks' own config files."""
@@ -318,10 +326,7 @@ def save_blockvid_json(
 
     With `base`, one that holds adapters for the model of that name, and no networks.
     """
-    sizes = Sizes(
-        width=geometry.width, height=geometry.height, fps=float(geometry.fps), chunk_frames=geometry.chunk_frames
-    )
-    said = Card(geometry=sizes, defaults=defaults, text=text).model_dump()
+    said = Card(geometry=Sizes.of(geometry), defaults=defaults, text=text).model_dump()
     if base is not None:
         said["base"] = base
     fresh = folder / f"{CARD}.new"  # the old one may be a link to another folder's

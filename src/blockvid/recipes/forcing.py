@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -20,6 +20,7 @@ from blockvid.training.batch import Batch, Objective
 from blockvid.training.densities import Density, Independent, continuing
 from blockvid.training.distillation import Distillation
 from blockvid.training.objectives import BlockForcing, FlowMatching, Sum, VelocityForcing
+from blockvid.training.objectives.reference import SemanticReference
 from blockvid.training.objectives.visibility import Causal, TeacherForcing
 from blockvid.training.rollout import Rollout
 from blockvid.training.self_forcing import SelfForcing
@@ -31,7 +32,7 @@ Schedule = Literal["naive", "linear", "cosine", "sigmoid", "independent"]
 """Rows of Table 4, and the noise of plain Diffusion Forcing."""
 
 FEW_STEPS = Settings(steps=len(Rollout().timesteps), guidance=1.0, shift=Rollout().shift, solver=Renoise(), overlap=0)
-"""How a model that Self Forcing trained is sampled: as it was rolled out."""
+"""The steps of a model that Self Forcing trained: those that it was rolled out in."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,12 @@ class Student:
     def distillation(self) -> Distillation:
         """As an objective."""
         return Distillation(
-            self.student_steps, self.student_shift, self.teacher_guidance, self.substeps, self.history, self.generated
+            steps=self.student_steps,
+            shift=self.student_shift,
+            guidance=self.teacher_guidance,
+            substeps=self.substeps,
+            history=self.history,
+            chunks=self.generated,
         )
 
 
@@ -101,16 +107,24 @@ class Forcing:
         )
 
     @property
+    def seen(self) -> Semantic | Window:
+        """The past chunks that a chunk learns to use."""
+        return Semantic(self.similar) if self.similar else Window()
+
+    @property
     def sampling(self) -> Settings:
-        """What is asked for, beside the model's defaults, to sample what Self Forcing made."""
-        return FEW_STEPS if self.loss in ("self", "ours") else Settings()
+        """What is asked for, beside the model's defaults, to sample the result as it was trained."""
+        if self.loss == "distill":
+            return Settings()
+        return replace(FEW_STEPS if self.loss in ("self", "ours") else Settings(), policy=self.seen)
 
     def defaults(self, base: Defaults) -> Defaults:
         """Of what becomes of a model with the defaults `base`: a student has its own."""
         s = self.student
         if self.loss != "distill":
             return base
-        return Defaults(s.student_steps, 1.0, s.student_shift, base.negative_prompt, "euler", dissolve=base.dissolve)
+        steps, shift = s.student_steps, s.student_shift
+        return replace(base, steps=steps, guidance=1.0, shift=shift, solver="euler", context_noise=0.0, overlap=0)
 
     def density(self) -> Density:
         """Half of the samples continue clean chunks, as generation does."""
@@ -118,17 +132,15 @@ class Forcing:
 
     def objective(self) -> Objective:
         """As the loop takes it."""
-        seen = Semantic(self.similar) if self.similar else Window()
-        flow = FlowMatching(self.density(), Causal(seen))
-        block = BlockForcing(self.gamma, self.similar or 2, flow=flow)
+        seen, flow = self.seen, FlowMatching(self.density(), Causal(self.seen))
+        block = BlockForcing(self.gamma, reference=SemanticReference(self.similar or 2), flow=flow)
         rollout = Rollout(policy=seen)
         if self.loss == "rollout-velocity":
-            forced = FlowMatching(Independent(), TeacherForcing(seen))
-            return VelocityForcing("rollout_context", block, forced, RolledHistory(rollout))
+            return VelocityForcing(RolledHistory(rollout), FlowMatching(Independent(), TeacherForcing(seen)))
         forcing = SelfForcing(self._player(), rollout, self.every)
         made: dict[str, Objective] = {
             "naive": flow,
-            "velocity": VelocityForcing("bf_only", block),
+            "velocity": block,  # probably an older name of it
             "block": block,
             "self": Sum((forcing, flow)),
             "ours": Sum((forcing, block)),
@@ -137,7 +149,7 @@ class Forcing:
         return made[self.loss]
 
     def _player(self) -> Adversary:
-        scores = Scores(visibility=Causal(Window()))  # as the base was trained to see
+        scores = Scores(visibility=Causal(Window()))  # as the storybook was trained to see, and a first stage trains
         made: dict[str, Adversary] = {
             "gan": GAN(ratio=self.ratio),
             "dmd": DMD(scores, ratio=self.ratio),

@@ -7,11 +7,12 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from blockvid.data.dataset import Dataset
 from blockvid.data.shards import Shards as VideoShards
 from blockvid.data.sources import ShardSource
 from blockvid.data.takes import TakeSource
@@ -70,7 +71,7 @@ class Optimisation:
     """Rank of low-rank adapters; 0 trains all weights."""
     seed: int = 0
     precision: Precision | Literal["auto"] = "auto"
-    """Of the computation; auto is bfloat16 on a GPU and on processors that multiply it natively."""
+    """Of the computation; auto is bfloat16 where the device multiplies it natively."""
 
     def __post_init__(self) -> None:
         at_least_one(self, "steps", "microbatches")
@@ -84,8 +85,8 @@ class Optimisation:
         """Of learning, at a step of the run."""
         return Stepwise() if self.fall is None else WarmHoldFall(warmup=1, fall=self.fall)
 
-    def plan(self) -> Plan:
-        """As the loop takes it."""
+    def plan(self, device: str = "auto") -> Plan:
+        """As the loop takes it, on a device."""
         return Plan(
             self.steps,
             self.microbatches,
@@ -93,7 +94,7 @@ class Optimisation:
             rate=self.rate(),
             ema=self.ema,
             seed=self.seed,
-            precision=native_precision() if self.precision == "auto" else self.precision,
+            precision=native_precision(device) if self.precision == "auto" else self.precision,
         )
 
 
@@ -102,7 +103,7 @@ class Layout:
     """Where the work is done: time and memory, but not what is learned. May differ when a run goes on."""
 
     device: str = "auto"
-    """cpu, cuda or mps; auto takes the best there is."""
+    """cpu or cuda; auto is CUDA where there is one."""
     recompute: bool = False
     """Keep only the inputs of blocks and compute them again: less memory, a third more time."""
     compile: bool = False
@@ -179,12 +180,12 @@ class PostTraining:
     def __call__(self, out: Path, stop: Callable[[], bool] = lambda: False) -> None:
         """Run to the end or until `stop`; over an earlier `out` it continues."""
         with launched(self.layout.mesh, pick_device(self.layout.device)) as world:
-            models = load_models(self.start, "cpu", torch.float32)
+            models = load_models(self.start, "cpu", torch.float32, **self._sizes())
             seen = self._previews(models, out, world)
             source, unseen = self.sources(models, out, world)
             under = None if models.adapters is None else load_transformer(models.adapters.base)
             networks, objective = self._networks(models, under), self.forcing.objective()
-            plan = self.optimisation.plan()
+            plan = self.optimisation.plan(self.layout.device)
             place(networks, world, self.layout.sharding(plan.precision))
             losses = losses_of(objective, source, networks, world.device)
             decisive = asdict(replace(self, layout=Layout(), looks=Looks()))
@@ -208,6 +209,11 @@ class PostTraining:
                 probe(0, networks["model"])
             trackers = looks.trackers(out, decisive) if world.rank == 0 else []
             loop.run(trackers, self._cost(models), on_save=written, preview=looked, stop=stop)
+
+    def _sizes(self) -> dict[str, Any]:
+        """Of the data, which the model takes on; without shards (takes, or a dry run before there are any) its own."""
+        folder = self.data.data
+        return {} if folder is None or not Dataset.found(folder) else vars(Dataset.read(folder).sizes)
 
     def _networks(self, models: Models, under: BlockDiT | None = None) -> dict[str, nn.Module]:
         """The model, and what the objective trains beside it; `under` is what the adapters it may be are added to.
@@ -279,7 +285,8 @@ class PostTraining:
 
     def rows(self) -> list[tuple[str, str]]:
         """What `--dry-run` prints; no weights are loaded."""
-        models, layout, plan = describe_models(self.start, torch.float32), self.layout, self.optimisation.plan()
+        models = describe_models(self.start, torch.float32, **self._sizes())
+        layout, plan = self.layout, self.optimisation.plan(self.layout.device)
         there = models.adapters is not None and models.adapters.file.is_file()  # of a hub id only configs are
         under = models.dit if there else None  # which has the shapes of the base
         networks, one = self._networks(models, under), self._cost(models)
@@ -327,7 +334,7 @@ def storybook_distill() -> PostTraining:
 
 
 def wan_1_3b_stage1() -> PostTraining:
-    """The paper's first stage on SkyReels-V2-DF 1.3B: one pass over the shards of `--data` (section 5.1: 32 GPUs)."""
+    """The paper's first stage (section 5.1), on SkyReels-V2-DF 1.3B: as many windows as it has videos, 1.1 M."""
     return PostTraining(
         start="Skywork/SkyReels-V2-DF-1.3B-540P-Diffusers",
         data=Data(Path("data/stage1"), batch=1, chunks=4),
@@ -338,12 +345,13 @@ def wan_1_3b_stage1() -> PostTraining:
 
 
 def wan_1_3b_stage2() -> PostTraining:
-    """The second stage: two passes over 800 long videos, from the first stage's weights."""
+    """The second stage, from the first one's weights: two passes over the windows of 800 videos of 60 s, four each."""
     return replace(
         wan_1_3b_stage1(),
         start="runs/wan_1_3b_stage1",
         data=Data(Path("data/stage2"), batch=1, chunks=12),
-        optimisation=Optimisation(steps=1_000, microbatches=32, seed=1),
+        optimisation=Optimisation(steps=200, microbatches=32, seed=1),
+        looks=Looks(save=50),
     )
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +15,9 @@ from blockvid.evaluation.drift import Drift
 from blockvid.evaluation.results import value
 from blockvid.evaluation.watch import Watch
 from blockvid.model.dit import BlockDiT
-from blockvid.model.load import Models, load_models
-from blockvid.pipeline import Pipeline, Settings
+from blockvid.model.load import Models, load_encoders
+from blockvid.model.text import Prompts
+from blockvid.pipeline import Settings, Take
 from blockvid.storyboard import Storyboard
 from blockvid.training.batch import Objective, Source
 from blockvid.training.densities import Independent
@@ -26,6 +25,7 @@ from blockvid.training.loop import losses_of
 from blockvid.training.objectives import FlowMatching
 from blockvid.training.objectives.visibility import Causal
 from blockvid.training.sharding import World
+from blockvid.training.tracking import JSONLines
 from blockvid.video import write_video
 
 PROBES = 4
@@ -57,7 +57,8 @@ class ProbeLoss:
         losses = self.losses(self.beside | {"model": network})
         found = [losses(i, i, torch.Generator().manual_seed(i)).due["model"].float() for i in range(PROBES)]
         if self.world.rank == 0:
-            _append(self.file, {"step": step, "loss": float(torch.stack(found).mean()), "unseen": self.unseen})
+            row = {"loss": float(torch.stack(found).mean()), "unseen": self.unseen}
+            JSONLines(self.file, step - 1).log(step, row)
 
 
 class Preview:
@@ -69,30 +70,28 @@ class Preview:
 
     def __init__(self, models: Models, storyboard: Storyboard, settings: Settings, folder: Path, world: World) -> None:
         """`models` lends what is not trained. Raises InputError for settings or a storyboard that it cannot take."""
-        here = models if world.device.type == "cpu" else load_models(models.name, world.device)
-        self.models, self.storyboard, self.settings = here, storyboard, settings.resolved(models, storyboard)
+        if world.device.type != "cpu":
+            models = replace(models, autoencoder=load_encoders(models.name, world.device).autoencoder)
+        self.models, self.storyboard, self.settings = models, storyboard, settings.resolved(models, storyboard)
+        self.prompts = Prompts(models.text_encoder)  # which reads the text encoder once
         self.folder, self.world = folder, world
 
     def __call__(self, step: int, network: nn.Module) -> None:
         """All ranks must call: each makes the video, the first one keeps it."""
         assert isinstance(network, BlockDiT)
         watch, frames = Watch(), []
-        for clip in Pipeline(replace(self.models, dit=network)).stream(self.storyboard, self.settings):
+        models = replace(self.models, dit=network)
+        for clip in Take(models, self.prompts, self.storyboard, self.settings).clips():
             frames.append(clip.frames)
             if self.world.rank == 0:
                 watch.push(clip.chunk.index, clip.frames, self.models.geometry.fps)
         if self.world.rank == 0:
             self.folder.mkdir(exist_ok=True)
             write_video(self.folder / f"{step:06d}.mp4", np.concatenate(frames), self.models.geometry.fps)
-            _append(self.folder / "drift.jsonl", {"step": step, "vde": _vde(watch)})
+            JSONLines(self.folder / "drift.jsonl", step - 1).log(step, {"vde": _vde(watch)})
 
 
 def _vde(watch: Watch) -> dict[str, float]:
     """By metric; borders, which the first chunk has none of, are left out."""
     keys = [key for key, first in watch.chunks[0].scores.items() if first is not None]
     return {key: Drift()(np.array([value(chunk.scores[key]) for chunk in watch.chunks])).vde for key in keys}
-
-
-def _append(file: Path, row: dict[str, Any]) -> None:
-    with file.open("a", encoding="utf-8") as out:
-        out.write(json.dumps(row) + "\n")

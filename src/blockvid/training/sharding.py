@@ -224,9 +224,9 @@ def parameters(network: nn.Module) -> dict[str, nn.Parameter]:
     return {plain_name(name): parameter for name, parameter in network.named_parameters()}
 
 
-def native_precision() -> Precision:
-    """bfloat16 where the device that `auto` takes multiplies it natively, else float32."""
-    return "bfloat16" if pick_dtype(pick_device("auto")) is torch.bfloat16 else "float32"
+def native_precision(device: str = "auto") -> Precision:
+    """bfloat16 where a device multiplies it natively, else float32. Raises InputError as `pick_device` does."""
+    return "bfloat16" if pick_dtype(pick_device(device)) is torch.bfloat16 else "float32"
 
 
 def autocast(device: torch.device, precision: Precision) -> Any:

@@ -31,7 +31,7 @@ class Tracker(Protocol):
 
 
 class JSONLines:
-    """`{"step": ..., name: number, ...}`, a line a row. Rows after `step` are dropped: that run will be made again."""
+    """`{"step": ..., name: value, ...}`, a line a row. Rows after `step` are dropped: that run will be made again."""
 
     def __init__(self, path: Path, step: int = 0) -> None:
         self.path = path
@@ -43,7 +43,7 @@ class JSONLines:
                 fresh.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
                 fresh.rename(path)
 
-    def log(self, step: int, row: Mapping[str, float]) -> None:
+    def log(self, step: int, row: Mapping[str, object]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **row}) + "\n")
 

@@ -238,9 +238,9 @@ def test_the_scale_of_the_prompts_does_not_reach_the_reference() -> None:
     ("make", "message"),
     [
         (lambda: BlockForcing(1.5), "gamma 1.5 is not a number from 0 to 1"),
-        (lambda: BlockForcing(top_l=0), "a reference of the 0 most similar chunks is none"),
+        (lambda: SemanticReference(0), "a reference of the 0 most similar chunks is none"),
         (lambda: BlockForcing(time_weight=-1.0), "time_weight -1.0 is negative"),
-        (lambda: BlockForcing(temperature=0.0), "temperature 0.0 is not above 0"),
+        (lambda: SemanticReference(temperature=0.0), "temperature 0.0 is not above 0"),
     ],
 )
 def test_what_block_forcing_cannot_be(make, message: str) -> None:

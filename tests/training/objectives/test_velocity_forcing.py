@@ -1,19 +1,17 @@
-"""Velocity Forcing in both readings: Block Forcing alone, and the data's velocity after the model's own history."""
+"""Velocity Forcing: the data's velocity after the model's own history."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import pytest
 import torch
 from torch import Tensor
 
 from blockvid.attention.policies import Window, recalls
-from blockvid.errors import InputError
 from blockvid.model.dit import BlockDiT
 from blockvid.training.batch import Batch
 from blockvid.training.densities import CleanPrefix, Shared
-from blockvid.training.objectives import BlockForcing, FlowMatching, VelocityForcing
+from blockvid.training.objectives import FlowMatching, VelocityForcing
 from blockvid.training.objectives.visibility import TeacherForcing
 from training.made_batches import EMPTY, batch, from_cache, model, oracle
 
@@ -37,17 +35,10 @@ def outcome(objective, network: BlockDiT, seed: int = 0) -> tuple[Tensor, list[T
     return made.due["model"].detach(), [p.grad.clone() for p in network.parameters() if p.grad is not None]
 
 
-def test_the_first_reading_is_block_forcing() -> None:
-    network, block = model(), BlockForcing(0.3)
-    (ours, gradients), (other, expected) = outcome(VelocityForcing(block=block), network), outcome(block, network)
-    assert torch.equal(ours, other)
-    assert all(torch.equal(a, b) for a, b in zip(gradients, expected, strict=True))
-
-
 def test_a_perfect_history_is_teacher_forcing() -> None:
     """But for the draw of the history."""
     flow, network = FlowMatching(Shared(), TeacherForcing()), model()
-    forced = VelocityForcing("rollout_context", flow=flow, history=Scaled(1.0))
+    forced = VelocityForcing(Scaled(1.0), flow)
     generator = torch.Generator().manual_seed(0)
     torch.rand(1, generator=generator)
     plain = flow({"model": network}, batch(), EMPTY, 0, generator).due["model"]
@@ -58,7 +49,7 @@ def test_chunks_see_the_history_and_are_asked_for_the_data() -> None:
     """The prediction is the cache's after clean passes over the history; the target is the data's velocity."""
     given, network, history = batch(), model(), Scaled(-1.0)
     flow = FlowMatching(Shared(), TeacherForcing(Window(1)))
-    forced = VelocityForcing("rollout_context", flow=flow, history=history)
+    forced = VelocityForcing(history, flow)
     generator = torch.Generator().manual_seed(0)
     torch.rand(1, generator=generator)
     example = flow.example(given, EMPTY, generator)
@@ -76,7 +67,7 @@ def test_in_one_stream_context_chunks_are_the_history() -> None:
     given = batch()
     flow = FlowMatching(CleanPrefix(Shared(), noise=0.0))
     knows = oracle(given.latents)
-    forced = VelocityForcing("rollout_context", flow=flow, history=Scaled(-1.0))
+    forced = VelocityForcing(Scaled(-1.0), flow)
     made = forced({"model": knows}, given, EMPTY, 0, torch.Generator().manual_seed(0))
     latents, timestep, _, _ = knows.asked[0]
     clean = (timestep == 0)[:, None, :, None, None]
@@ -88,7 +79,7 @@ def test_in_one_stream_context_chunks_are_the_history() -> None:
 def test_no_gradient_crosses_the_history() -> None:
     """They are those of teacher forcing on the same context as a constant."""
     network, flow = model(), FlowMatching(Shared(), TeacherForcing())
-    _, through = outcome(VelocityForcing("rollout_context", flow=flow, history=Scaled(2.0)), network)
+    _, through = outcome(VelocityForcing(Scaled(2.0), flow), network)
     generator = torch.Generator().manual_seed(0)
     torch.rand(1, generator=generator)
     network.zero_grad()
@@ -98,15 +89,3 @@ def test_no_gradient_crosses_the_history() -> None:
     (v - (example.eps - example.x0)).square().mean().backward()
     for ours, parameter in zip(through, network.parameters(), strict=True):
         torch.testing.assert_close(ours, parameter.grad)
-
-
-def test_a_history_is_needed_and_used() -> None:
-    with pytest.raises(InputError, match="mode 'rollout_context' has no history to show; give one"):
-        VelocityForcing("rollout_context")
-    with pytest.raises(InputError, match="mode 'bf_only' has no use for a history"):
-        VelocityForcing(history=Scaled(1.0))
-    odd = VelocityForcing()
-    object.__setattr__(odd, "mode", "gamma")  # the tests' own check of signatures would refuse it first
-    with pytest.raises(InputError, match="mode 'gamma' is unknown; use bf_only or rollout_context"):
-        odd.__post_init__()
-    assert replace(VelocityForcing(), mode="rollout_context", history=Scaled(1.0)).networks(model()) == {}

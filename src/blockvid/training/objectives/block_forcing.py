@@ -16,7 +16,7 @@ from blockvid.model.dit import BlockDiT, TextContext
 from blockvid.training.batch import Batch, Losses
 from blockvid.training.densities import check_share
 from blockvid.training.objectives.flow_matching import FlowMatching, mean_over_targets, squared
-from blockvid.training.objectives.reference import Average, Resample, SemanticReference
+from blockvid.training.objectives.reference import SemanticReference
 from blockvid.training.objectives.visibility import Example
 
 Target = Literal["blended", "additive", "literal", "fm_plus_literal"]
@@ -41,13 +41,9 @@ class BlockForcing:
     """
 
     gamma: float = 0.1
-    top_l: int = 2
     target: Target = "blended"
-    recent: int = 2
-    """This, `resample`, `average` and `temperature` are those of `SemanticReference`, as is `top_l`."""
-    resample: Resample = "linear"
-    average: Average = "uniform"
-    temperature: float = 0.1
+    reference: SemanticReference = SemanticReference()
+    """How x_cond is made."""
     time_weight: float = 0.0
     flow: FlowMatching = FlowMatching()
 
@@ -57,12 +53,6 @@ class BlockForcing:
             raise InputError(f"target {self.target!r} is unknown; use {', '.join(get_args(Target))}")
         if not self.time_weight >= 0:
             raise InputError(f"time_weight {self.time_weight} is negative; use 0, or 1 for history at high noise only")
-        _ = self.reference
-
-    @property
-    def reference(self) -> SemanticReference:
-        """How x_cond is made."""
-        return SemanticReference(self.top_l, self.recent, self.resample, self.average, self.temperature)
 
     def networks(self, base: BlockDiT) -> dict[str, nn.Module]:
         return self.flow.networks(base)

@@ -1,25 +1,21 @@
-"""Velocity Forcing, a row of Table 6 that the paper does not define, in both readings."""
+"""Velocity Forcing, a row of Table 6 that the paper does not define, in one of two readings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, cast, get_args, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from blockvid.errors import InputError
 from blockvid.flow import velocity
 from blockvid.model.dit import BlockDiT, TextContext
 from blockvid.training.batch import Batch, Losses
 from blockvid.training.densities import Independent
-from blockvid.training.objectives.block_forcing import BlockForcing
 from blockvid.training.objectives.flow_matching import FlowMatching, mean_over_targets, squared
 from blockvid.training.objectives.visibility import TeacherForcing
-
-Mode = Literal["bf_only", "rollout_context"]
 
 
 @runtime_checkable
@@ -33,41 +29,27 @@ class History(Protocol):
 
 @dataclass(frozen=True)
 class VelocityForcing:
-    """Table 6's "Velocity Forcing".
+    """Flow matching of the data, where every chunk sees what the model itself made of those before it.
 
-    bf_only          the Block Forcing loss `block` without Self Forcing, probably an older name of it.
-    rollout_context  flow matching of the data, `flow`, where every chunk sees what the model itself made of those
-                     before it (`history`) instead of the data: velocities are forced, contexts are its own.
-    Raises InputError for rollout_context without a history.
+    Velocities are forced, contexts are the model's own: `flow` with `history` in the place of the clean data. The other
+    reading of Table 6's row, an older name of Block Forcing without Self Forcing, is `BlockForcing`.
     """
 
-    mode: Mode = "bf_only"
-    block: BlockForcing = BlockForcing()
+    history: History
     flow: FlowMatching = FlowMatching(Independent(), TeacherForcing())
-    history: History | None = None
-
-    def __post_init__(self) -> None:
-        if self.mode not in get_args(Mode):
-            raise InputError(f"mode {self.mode!r} is unknown; use {' or '.join(get_args(Mode))}")
-        if self.mode == "rollout_context" and self.history is None:
-            raise InputError("mode 'rollout_context' has no history to show; give one, such as a roll-out")
-        if self.mode == "bf_only" and self.history is not None:
-            raise InputError("mode 'bf_only' has no use for a history; use mode='rollout_context'")
 
     def networks(self, base: BlockDiT) -> dict[str, nn.Module]:
-        return self.block.networks(base) if self.mode == "bf_only" else self.flow.networks(base)
+        return self.flow.networks(base)
 
     def __call__(
         self,
         networks: Mapping[str, nn.Module],
         batch: Batch,
         empty: TextContext,
-        step: int,
+        step: int,  # noqa: ARG002
         generator: torch.Generator,
     ) -> Losses:
-        """Logs what `block` logs, or "drift": the mean square between the history and the data."""
-        if self.history is None:
-            return self.block(networks, batch, empty, step, generator)
+        """Logs "drift": the mean square between the history and the data."""
         with torch.no_grad():
             made = self.history(cast(BlockDiT, networks["model"]), batch, generator).float()
         example = self.flow.example(batch, empty, generator, made)
