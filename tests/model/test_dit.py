@@ -86,6 +86,22 @@ def test_one_text_for_all_is_the_same_text_for_each() -> None:
     torch.testing.assert_close(once, twice, rtol=0, atol=1e-5)
 
 
+def test_texts_are_cut_and_joined_with_their_masks() -> None:
+    """Chunks cut apart join to what they were; rows, too. A mask is left where both have one."""
+    mask = torch.tensor([[1, 3, 5], [5, 2, 4]])[..., None] > torch.arange(5)
+    text = TextContext(torch.randn(2, 3, 5, 24), (3, 2, 2), mask)
+    empty = TextContext(torch.randn(1, 1, 5, 24), (1,), mask[:1, :1])
+    joined = text.chunks(0, 1).before(text.chunks(1, 3))
+    assert joined.frames == text.frames and joined.mask is not None
+    assert torch.equal(joined.tokens, text.tokens) and torch.equal(joined.mask, mask)
+    none = text.without(torch.ones(2, 3, dtype=torch.bool), empty)
+    both, spread = text.above(none), empty.spread(2, text.frames)
+    assert both.mask is not None and spread.mask is not None and both.frames == spread.frames == text.frames
+    assert torch.equal(both.tokens, torch.cat((text.tokens, spread.tokens)))
+    assert torch.equal(both.mask, torch.cat((mask, spread.mask)))
+    assert text.before(TextContext(text.tokens, text.frames)).mask is None
+
+
 @torch.no_grad()
 def test_a_full_mask_is_no_mask() -> None:
     model = tiny()

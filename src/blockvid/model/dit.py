@@ -8,8 +8,8 @@ is an argument (`Attend`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from blockvid.attention.attend import Attend, attention
 from blockvid.attention.rope import Rope
+from blockvid.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,61 @@ class TextContext:
     tokens: Float[Tensor, "b n l d"]
     frames: tuple[int, ...]
     mask: Bool[Tensor, "b n l"] | None = None
+
+    def to(self, device: torch.device) -> TextContext:
+        """The same on `device`."""
+        return self._each(self.frames, lambda x: x.to(device))
+
+    def chunks(self, start: int, stop: int) -> TextContext:
+        """The chunks from `start` to before `stop`."""
+        return self._each(self.frames[start:stop], lambda x: x[:, start:stop])
+
+    def spread(self, rows: int, frames: tuple[int, ...]) -> TextContext:
+        """This one row of one chunk, for every chunk of `frames` latent frames of every row."""
+        return self._each(frames, lambda x: x.expand(rows, len(frames), *x.shape[2:]))
+
+    def above(self, other: TextContext) -> TextContext:
+        """These rows, then those of `other`, whose chunks are the same; as `without` of lengths and masks."""
+        return self._both(other, self.frames, lambda ours, theirs: torch.cat((ours, theirs)))
+
+    def before(self, other: TextContext) -> TextContext:
+        """Of each row these chunks, then those of `other`; as `without` of lengths and masks."""
+        return self._both(other, self.frames + other.frames, lambda ours, theirs: torch.cat((ours, theirs), 1))
+
+    def without(self, drop: Bool[Tensor, "b n"], empty: TextContext) -> TextContext:
+        """These prompts, where `drop` the one of `empty` (one row, one chunk); both padded to the longer.
+
+        A mask is left where both have one. Raises InputError if they differ in length and either has none.
+        """
+
+        def chosen(ours: Tensor, none: Tensor) -> Tensor:
+            return torch.where(drop.reshape(*drop.shape, *[1] * (ours.ndim - 2)), none, ours)
+
+        return self._both(empty, self.frames, chosen)
+
+    def _padded(self, slots: int) -> TextContext:
+        """The same in `slots` slots a chunk. Raises InputError if there is no mask: padding would be read."""
+        missing = slots - self.tokens.shape[2]
+        if not missing:
+            return self
+        if self.mask is None:
+            raise InputError(
+                f"prompts of {slots - missing} and {slots} slots without a mask; pad them alike or give masks"
+            )
+        return TextContext(F.pad(self.tokens, (0, 0, 0, missing)), self.frames, F.pad(self.mask, (0, missing)))
+
+    def _each(self, frames: tuple[int, ...], change: Callable[[Tensor], Tensor]) -> TextContext:
+        """`change` of the tokens, and of the mask if there is one."""
+        return TextContext(change(self.tokens), frames, None if self.mask is None else change(self.mask))
+
+    def _both(
+        self, other: TextContext, frames: tuple[int, ...], join: Callable[[Tensor, Tensor], Tensor]
+    ) -> TextContext:
+        """`join` of the tokens of both, padded alike, and of their masks if both have one."""
+        slots = max(self.tokens.shape[2], other.tokens.shape[2])
+        a, b = self._padded(slots), other._padded(slots)
+        mask = None if a.mask is None or b.mask is None else join(a.mask, b.mask)
+        return TextContext(join(a.tokens, b.tokens), frames, mask)
 
 
 def sinusoid(timestep: Float[Tensor, "*shape"], channels: int) -> Float[Tensor, "*shape channels"]:
@@ -274,7 +330,7 @@ class BlockDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
         if self.config["inject_sample_info"]:
             rate = self.fps_embedding(torch.tensor(self.fps_index, device=e0.device))
             e0 = e0 + self.fps_projection(rate).unflatten(-1, (6, -1))
-        return x, e, e0, TextContext(self.condition_embedder.text_embedder(text.tokens), text.frames, text.mask)
+        return x, e, e0, replace(text, tokens=self.condition_embedder.text_embedder(text.tokens))
 
     def _deeper(self, layer: int, x: Tensor, e0: Tensor, text: TextContext, attend: Attend) -> Tensor:
         block = self.blocks[layer]

@@ -41,10 +41,7 @@ class Scene:
     @property
     def unprompted(self) -> TextContext:
         """No prompt for every chunk."""
-        rows, chunks = self.text.tokens.shape[:2]
-        tokens = self.empty.tokens.expand(rows, chunks, -1, -1)
-        mask = None if self.empty.mask is None else self.empty.mask.expand(rows, chunks, -1)
-        return TextContext(tokens, self.text.frames, mask)
+        return self.empty.spread(len(self.rolled), self.text.frames)
 
 
 @runtime_checkable

@@ -28,19 +28,22 @@ class Batch:
     weight: Float[Tensor, "b 1 f h w"]
     """How much an error counts; ones where nothing is special."""
 
+    def to(self, device: torch.device) -> Batch:
+        """The same on `device`."""
+        return Batch(
+            self.latents.to(device), self.frames, self.text.to(device), self.pooled.to(device), self.weight.to(device)
+        )
 
-def chunks_of(batch: Batch, start: int, stop: int) -> Batch:
-    """The chunks from `start` to before `stop`."""
-    text, frames = batch.text, batch.frames[start:stop]
-    span = slice(sum(batch.frames[:start]), sum(batch.frames[:stop]))
-    mask = None if text.mask is None else text.mask[:, start:stop]
-    return Batch(
-        batch.latents[:, :, span],
-        frames,
-        TextContext(text.tokens[:, start:stop], frames, mask),
-        batch.pooled[:, start:stop],
-        batch.weight[:, :, span],
-    )
+    def chunks(self, start: int, stop: int) -> Batch:
+        """The chunks from `start` to before `stop`."""
+        span = slice(sum(self.frames[:start]), sum(self.frames[:stop]))
+        return Batch(
+            self.latents[:, :, span],
+            self.frames[start:stop],
+            self.text.chunks(start, stop),
+            self.pooled[:, start:stop],
+            self.weight[:, :, span],
+        )
 
 
 @runtime_checkable

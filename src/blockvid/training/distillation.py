@@ -16,7 +16,7 @@ from blockvid.errors import InputError, at_least_one
 from blockvid.model.dit import BlockDiT, TextContext
 from blockvid.sampling.noise import chunk_seed
 from blockvid.sampling.solvers import Euler, UniPC
-from blockvid.training.batch import Batch, Losses, chunks_of
+from blockvid.training.batch import Batch, Losses
 from blockvid.training.rollout import Past, View
 
 
@@ -102,7 +102,7 @@ class Distillation:
             )
         first = int(torch.randint(most + 1, (1,), generator=common))
         given = min(first, self.history)
-        return chunks_of(batch, first - given, first + self.chunks), given
+        return batch.chunks(first - given, first + self.chunks), given
 
     def _descend(
         self, ours: View, theirs: View, x: Float[Tensor, "b c f h w"]

@@ -18,9 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from blockvid.errors import InputError
-from blockvid.model.dit import TextContext
 from blockvid.training import checkpoint
-from blockvid.training.batch import Batch, Losses, Objective, Source
+from blockvid.training.batch import Losses, Objective, Source
 from blockvid.training.checkpoint import Checkpoints, Tensors
 from blockvid.training.cost import Cost
 from blockvid.training.ema import Average
@@ -272,23 +271,12 @@ class Loop:
 
 def losses_of(objective: Objective, source: Source, networks: Mapping[str, nn.Module], device: torch.device) -> Loss:
     """The losses of `objective` on microbatches of `source`, of which each has the number that the loop gives it."""
-    empty = _text_to(source.empty, device)
+    empty = source.empty.to(device)
 
     def losses(step: int, index: int, generator: torch.Generator) -> Losses:
-        return objective(networks, _batch_to(source.batch(index), device), empty, step, generator)
+        return objective(networks, source.batch(index).to(device), empty, step, generator)
 
     return losses
-
-
-def _batch_to(batch: Batch, device: torch.device) -> Batch:
-    return Batch(
-        batch.latents.to(device), batch.frames, _text_to(batch.text, device), batch.pooled.to(device),
-        batch.weight.to(device),
-    )  # fmt: skip
-
-
-def _text_to(text: TextContext, device: torch.device) -> TextContext:
-    return TextContext(text.tokens.to(device), text.frames, None if text.mask is None else text.mask.to(device))
 
 
 def described(value: Any) -> Any:

@@ -23,7 +23,6 @@ from blockvid.flow import TIMESTEPS, noised, shift_sigma
 from blockvid.model.dit import BlockDiT, TextContext
 from blockvid.sampling.denoiser import Denoiser, Guided, VelocityDenoiser
 from blockvid.training.batch import Batch
-from blockvid.training.objectives.flow_matching import padded
 
 Exits = Literal["shared", "independent"]
 """At which step chunks end. shared: all chunks of a roll-out at the same random one; independent: each at its own."""
@@ -163,7 +162,8 @@ class Past:
             return self
         count = len(self.batch.latents)
         caches = [([*rows, *(count + row for row in rows)], cache) for rows, cache in self.caches]
-        return replace(self, denoiser=Guided(self.denoiser, scale), text=_followed(self.text, empty), caches=caches)
+        text = self.text.above(empty.spread(count, self.text.frames))
+        return replace(self, denoiser=Guided(self.denoiser, scale), text=text, caches=caches)
 
     def view(self, index: int) -> View:
         """Of a chunk, when all before it are remembered."""
@@ -172,7 +172,7 @@ class Past:
         positions = grid_positions(frames, h // self.patch[0], w // self.patch[1]).to(self.batch.latents.device)
         recalled = [Cached(self.rope, cache.recall(index, start), positions) for _, cache in self.caches]
         memory = ChunkMemory(index, start, frames, positions, ())
-        return View(memory, self.denoiser, _text_of(self.text, index), recalled, self._together(recalled))
+        return View(memory, self.denoiser, self.text.chunks(index, index + 1), recalled, self._together(recalled))
 
     @torch.no_grad()
     def remember(self, see: View, x: Float[Tensor, "b c f h w"], generator: torch.Generator) -> None:
@@ -204,19 +204,3 @@ def _level(sigma: float, x: Tensor) -> Float[Tensor, "b f"]:
     """One level for every frame, never below float32: bfloat16 cannot tell timestep 998 from 1000."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     return torch.full((x.shape[0], x.shape[2]), sigma, dtype=dtype, device=x.device)
-
-
-def _text_of(text: TextContext, chunk: int) -> TextContext:
-    mask = None if text.mask is None else text.mask[:, chunk : chunk + 1]
-    return TextContext(text.tokens[:, chunk : chunk + 1], text.frames[chunk : chunk + 1], mask)
-
-
-def _followed(text: TextContext, empty: TextContext) -> TextContext:
-    """The prompts' rows, then as many of no prompt."""
-    slots = max(text.tokens.shape[2], empty.tokens.shape[2])
-    text, empty = padded(text, slots), padded(empty, slots)
-    rows, chunks = text.tokens.shape[:2]
-    tokens = torch.cat([text.tokens, empty.tokens.expand(rows, chunks, -1, -1)])
-    if text.mask is None or empty.mask is None:
-        return TextContext(tokens, text.frames)
-    return TextContext(tokens, text.frames, torch.cat([text.mask, empty.mask.expand(rows, chunks, -1)]))

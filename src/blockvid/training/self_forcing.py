@@ -12,7 +12,7 @@ from blockvid.errors import InputError
 from blockvid.model.dit import BlockDiT, TextContext
 from blockvid.sampling.noise import chunk_seed
 from blockvid.training.adversaries import Adversary, Scene
-from blockvid.training.batch import Batch, Losses, chunks_of
+from blockvid.training.batch import Batch, Losses
 from blockvid.training.rollout import Rollout
 
 
@@ -83,8 +83,8 @@ class SelfForcing:
         common = torch.Generator().manual_seed(chunk_seed(self.seed, step))
         generated = min(self.chunks, len(batch.frames))
         continued = bool(torch.rand(1, generator=common) < self.history)
-        some = chunks_of(batch, 0, len(batch.frames) if continued else generated)
-        scored = chunks_of(some, len(some.frames) - generated, len(some.frames))
+        some = batch.chunks(0, len(batch.frames) if continued else generated)
+        scored = some.chunks(len(some.frames) - generated, len(some.frames))
         exits = self.rollout.draw_exits(generated, common)
         noise = [torch.randn(scored.latents.shape, generator=generator) for _ in range(max(exits) + 1)]
         rolled = self.rollout(model, some, exits, noise, generator)

@@ -15,7 +15,6 @@ from blockvid.model.dit import TextContext
 from blockvid.training.batch import Batch, Objective
 from blockvid.training.densities import CleanPrefix, Independent, Scheduled, Shared
 from blockvid.training.objectives import BlockForcing, FlowMatching
-from blockvid.training.objectives.flow_matching import without
 from blockvid.training.objectives.visibility import Bidirectional, Causal, RandomlyRecalling, TeacherForcing
 from training.made_batches import EMPTY, FRAMES, batch, model, oracle
 
@@ -121,12 +120,12 @@ def test_a_short_empty_prompt_is_padded() -> None:
     short = FlowMatching(text_dropout=1.0)({"model": network}, given, one, 0, generator).due["model"]
     assert torch.equal(short, loss(FlowMatching(text_dropout=1.0), network, given))
     longer = TextContext(torch.zeros(1, 1, 9, 8), (1,), torch.ones(1, 1, 9, dtype=torch.bool))
-    kept = without(given.text, longer, torch.zeros(2, 5, dtype=torch.bool))
+    kept = given.text.without(torch.zeros(2, 5, dtype=torch.bool), longer)
     assert kept.mask is not None and given.text.mask is not None
     assert torch.equal(kept.mask[..., :5], given.text.mask) and not kept.mask[..., 5:].any()
     unmasked = TextContext(one.tokens, (1,), None)
     with pytest.raises(InputError, match="prompts of 1 and 5 slots without a mask"):
-        without(given.text, unmasked, torch.ones(2, 5, dtype=torch.bool))
+        given.text.without(torch.ones(2, 5, dtype=torch.bool), unmasked)
 
 
 def test_the_velocity_is_the_target() -> None:

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from blockvid.errors import InputError
 from blockvid.flow import velocity
 from blockvid.model.dit import BlockDiT, TextContext
 from blockvid.training.batch import Batch, Losses
@@ -61,7 +59,7 @@ class FlowMatching:
         """An example of the batch, its context resampled as often as asked."""
         context = None
         if self.resampling is not None and torch.rand((), generator=generator) < self.resampling.share:
-            negative = without(batch.text, empty, torch.ones_like(batch.pooled[..., 0], dtype=torch.bool))
+            negative = batch.text.without(torch.ones_like(batch.pooled[..., 0], dtype=torch.bool), empty)
             context = self.resampling(cast(BlockDiT, networks["model"]), batch, negative, generator)
         return self.example(batch, empty, generator, context)
 
@@ -87,7 +85,7 @@ class FlowMatching:
             sigma=sigma.to(x0.device),
             target=target.to(x0.device),
             alone=alone,
-            text=without(batch.text, empty, unread.to(x0.device)),
+            text=batch.text.without(unread.to(x0.device), empty),
             pooled=batch.pooled,
         )
 
@@ -110,25 +108,3 @@ def mean_over_targets(
     """Mean of `error` weighted by `weight`, without the chunks that are context; 0 if all are."""
     counted = example.per_frame(example.target)[:, None, :, None, None] * weight
     return (error * counted).sum() / (counted.sum() * error.shape[1]).clamp(min=1)
-
-
-def without(text: TextContext, empty: TextContext, drop: Bool[Tensor, "b n"]) -> TextContext:
-    """`text`, with the embedding of no prompt where `drop`; both padded to the longer. Masked slots are never read.
-
-    Raises InputError if they differ in length and either has no mask, for padding would then be read.
-    """
-    slots = max(text.tokens.shape[2], empty.tokens.shape[2])
-    text, empty = padded(text, slots), padded(empty, slots)
-    tokens = torch.where(drop[..., None, None], empty.tokens, text.tokens)
-    mask = None if text.mask is None or empty.mask is None else torch.where(drop[..., None], empty.mask, text.mask)
-    return TextContext(tokens, text.frames, mask)
-
-
-def padded(text: TextContext, slots: int) -> TextContext:
-    """The same text in `slots` slots a chunk."""
-    missing = slots - text.tokens.shape[2]
-    if not missing:
-        return text
-    if text.mask is None:
-        raise InputError(f"prompts of {slots - missing} and {slots} slots without a mask; pad them alike or give masks")
-    return TextContext(F.pad(text.tokens, (0, 0, 0, missing)), text.frames, F.pad(text.mask, (0, missing)))

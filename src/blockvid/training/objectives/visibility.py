@@ -167,15 +167,10 @@ class TeacherForcing:
             level = self.noise * torch.rand(level.shape, generator=generator).to(level)
             fresh = torch.randn(clean.shape, generator=generator).to(clean)
             clean = noised(clean, fresh, example.per_frame(level))
-        text, mask = example.text, example.text.mask
-        twice = TextContext(
-            torch.cat((text.tokens, text.tokens), 1),
-            text.frames + text.frames,
-            None if mask is None else torch.cat((mask, mask), 1),
-        )
         sigma = torch.cat((example.per_frame(level), example.per_frame(example.sigma)), 1)
-        predicted = model(torch.cat((clean, example.noisy), 2), TIMESTEPS * sigma, twice, attend)
-        return predicted[:, :, sum(text.frames) :]
+        twice, text = torch.cat((clean, example.noisy), 2), example.text.before(example.text)
+        predicted = model(twice, TIMESTEPS * sigma, text, attend)
+        return predicted[:, :, sum(example.frames) :]
 
 
 def run(model: BlockDiT, example: Example, attend: Attend) -> Float[Tensor, "b c f h w"]:
