@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from blockvid.attention.policies import Semantic
+from blockvid.batch import Batch
 from blockvid.cli.console import peak_memory
 from blockvid.data.dataset import Dataset, write_empty
 from blockvid.data.index import Sample
@@ -25,7 +26,6 @@ from blockvid.data.sources import ShardSource
 from blockvid.geometry import Geometry
 from blockvid.model.dit import BlockDiT, TextContext
 from blockvid.recipes.storybook import GEOMETRY, storybook_base
-from blockvid.training.batch import Batch
 from blockvid.training.cost import cost
 from blockvid.training.densities import continuing
 from blockvid.training.loop import Cadence, Loop, Plan, losses_of
@@ -134,7 +134,7 @@ def reading(order: dict[str, Any]) -> dict[str, Any]:
         )  # fmt: skip
         (folder / "dataset.json").write_text(described.model_dump_json())
         write_empty(folder, {"tokens": torch.zeros(2, model.config["text_dim"])})
-        source = ShardSource(Shards.open(folder), chunks, rows, Batch)
+        source = ShardSource(Shards.open(folder), chunks, rows)
         times = []
         for number in range(order["batches"]):
             began = time.perf_counter()

@@ -15,7 +15,7 @@ from jaxtyping import install_import_hook
 from transformers import AutoTokenizer, BertModel, UMT5EncoderModel  # noqa: F401  likewise
 
 sys.path.insert(0, str(Path(__file__).parent))  # the hook imports the checker by name
-PACKAGES = ("attention", "model", "flow", "sampling", "training", "data", "storybook.corpus")
+PACKAGES = ("attention", "model", "flow", "sampling", "batch", "training", "data", "storybook.corpus")
 install_import_hook([f"blockvid.{name}" for name in PACKAGES], "signatures.checked")
 torch.set_num_threads(1)  # as in the subprocesses of the tests: bits are compared across them
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from blockvid.batch import Batch, Source
 from blockvid.data.encode import encode
 from blockvid.data.sampler import Rank
 from blockvid.data.shards import Shards
@@ -19,7 +20,6 @@ from blockvid.model.text import masked_mean
 from blockvid.pipeline import Settings
 from blockvid.storyboard import Storyboard
 from blockvid.storybook import corpus
-from blockvid.training.batch import Batch, Source
 from data.made_clips import clip
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ def equal(a: Batch, b: Batch) -> bool:
 
 
 def test_a_batch_is_a_function_of_the_step_and_every_window_comes(shards: Shards):
-    source: Source = ShardSource(shards, 2, 1, Batch)
-    again = ShardSource(shards, 2, 1, Batch)
+    source: Source = ShardSource(shards, 2, 1)
+    again = ShardSource(shards, 2, 1)
     steps = range(again.sampler.steps)
     batches = [source.batch(step) for step in steps]
     assert all(equal(again.batch(step), batches[step]) for step in reversed(steps))
@@ -62,8 +62,8 @@ def test_a_batch_is_a_function_of_the_step_and_every_window_comes(shards: Shards
 
 @pytest.mark.parametrize("world", [1, 2])
 def test_ranks_share_the_batch_that_one_alone_would_read(shards: Shards, world: int):
-    alone = ShardSource(shards, 2, 2, Batch)
-    ranks = [ShardSource(shards, 2, 2, Batch, rank=Rank(index, world)) for index in range(world)]
+    alone = ShardSource(shards, 2, 2)
+    ranks = [ShardSource(shards, 2, 2, rank=Rank(index, world)) for index in range(world)]
     for step in range(alone.sampler.steps):
         parts = [rank.batch(step) for rank in ranks]
         assert torch.equal(torch.cat([part.latents for part in parts]), alone.batch(step).latents)
@@ -79,7 +79,7 @@ def test_prompts_are_what_generation_would_read(
     shards = Shards.open(tmp_path / "out")
     shards.dataset.check(pipe.models)
     assert all(shards.read(row)["tokens"].shape[0] < shards.dataset.text_slots for row in range(len(shards)))
-    source = ShardSource(shards, 4, 1, Batch)
+    source = ShardSource(shards, 4, 1)
     batch = source.batch(0)
     take = pipe.take(Storyboard.read(videos / "one.json"), Settings(negative_prompt=""))
     assert torch.equal(batch.text.tokens[0], take.prompts.tokens[:4].float())
@@ -94,9 +94,9 @@ def test_prompts_are_what_generation_would_read(
 
 def test_what_cannot_be_cut_is_refused(shards: Shards):
     with pytest.raises(InputError, match="no video has 9 chunks, the longest has 4"):
-        ShardSource(shards, 9, 1, Batch)
+        ShardSource(shards, 9, 1)
     with pytest.raises(InputError, match="windows of 0 chunks hold nothing"):
-        ShardSource(shards, 0, 1, Batch)
+        ShardSource(shards, 0, 1)
 
 
 GEOMETRY = Geometry(width=16, height=16, fps=8, chunk_frames=8)
@@ -117,7 +117,7 @@ def takes() -> corpus.Shards:
 
 
 def test_takes_are_windows_of_the_corpus(takes: corpus.Shards):
-    source: Source = TakeSource(takes, GEOMETRY, 3, 2, Batch, subject=6.0)
+    source: Source = TakeSource(takes, GEOMETRY, 3, 2, subject=6.0)
     seen = set()
     for step in range(12):
         batch, rows = source.batch(step), takes.rows(step, 2)
@@ -138,15 +138,15 @@ def test_takes_are_windows_of_the_corpus(takes: corpus.Shards):
 
 
 def test_takes_are_shared_by_ranks(takes: corpus.Shards):
-    alone = TakeSource(takes, GEOMETRY, 2, 6, Batch)
-    ranks = [TakeSource(takes, GEOMETRY, 2, 6, Batch, rank=Rank(index, 3)) for index in range(3)]
+    alone = TakeSource(takes, GEOMETRY, 2, 6)
+    ranks = [TakeSource(takes, GEOMETRY, 2, 6, rank=Rank(index, 3)) for index in range(3)]
     for step in range(4):
         dealt = torch.stack([rank.batch(step).latents for rank in ranks], dim=1).flatten(0, 1)
         assert torch.equal(dealt, alone.batch(step).latents)
     with pytest.raises(InputError, match="takes have 5 chunks, not 6; use windows of 1 to 5"):
-        TakeSource(takes, GEOMETRY, 6, 2, Batch)
+        TakeSource(takes, GEOMETRY, 6, 2)
     with pytest.raises(InputError, match="a batch of 4 is not dealt from 6 takes to 3 ranks"):
-        TakeSource(takes, GEOMETRY, 2, 4, Batch, rank=Rank(0, 3))
+        TakeSource(takes, GEOMETRY, 2, 4, rank=Rank(0, 3))
 
 
 @pytest.mark.parametrize("stills", [1, 3, 13])
@@ -164,7 +164,7 @@ def test_a_still_is_a_moment_of_a_snippet_with_the_prompt_of_its_chunk(stills: i
             "chunk": of.byte(),
         }
     )
-    source: Source = StillSource(snippets, stills, Batch, subject=6.0)
+    source: Source = StillSource(snippets, stills, subject=6.0)
     moments = set()
     for step in range(40):
         batch = source.batch(step)

@@ -7,10 +7,10 @@ import torch
 
 from blockvid.attention.policies import KeyValuePolicy, Semantic, Window
 from blockvid.attention.salience import Salience
+from blockvid.batch import Batch
 from blockvid.model.dit import TextContext
 from blockvid.pipeline import Pipeline, Settings
 from blockvid.sampling.solvers import Euler
-from blockvid.training.batch import Batch
 from blockvid.training.rollout import Rollout
 
 pytest_plugins = ["tiny_models"]

@@ -12,9 +12,9 @@ from blockvid.attention.attend import Attend, Cached, Recording
 from blockvid.attention.cache import ChunkMemory, KVCache, MemoryWriter
 from blockvid.attention.policies import Recall
 from blockvid.attention.rope import grid_positions
+from blockvid.batch import Batch
 from blockvid.flow import over_frames
 from blockvid.model.dit import BlockDiT, TextContext
-from blockvid.training.batch import Batch
 from blockvid.training.objectives.visibility import Example
 from tiny_models import transformer
 

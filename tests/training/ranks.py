@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from blockvid.attention.attend import BlockCausal, Recalling
 from blockvid.attention.rope import grid_positions
+from blockvid.batch import Batch
 from blockvid.errors import InputError
 from blockvid.flow import noised, velocity
 from blockvid.model.dit import BlockDiT, TextContext
-from blockvid.training.batch import Batch, Losses
 from blockvid.training.export import export
 from blockvid.training.loop import Cadence, Loop, Plan, losses_of
+from blockvid.training.objective import Losses
 from blockvid.training.optimisation import AdamW
 from blockvid.training.parallel import sequence_parallel
 from blockvid.training.sharding import Mesh, Sharding, World, among, launched, place

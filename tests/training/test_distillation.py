@@ -12,6 +12,7 @@ from blockvid.attention.attend import Cached
 from blockvid.attention.cache import ChunkMemory, KVCache, MemoryWriter
 from blockvid.attention.policies import Window, recalls, similarity
 from blockvid.attention.rope import grid_positions
+from blockvid.batch import Batch
 from blockvid.errors import InputError
 from blockvid.model.dit import BlockDiT, TextContext
 from blockvid.sampling.denoiser import Guided, VelocityDenoiser
@@ -19,7 +20,6 @@ from blockvid.sampling.noise import Start
 from blockvid.sampling.plans import Chunkwise
 from blockvid.sampling.sampler import Condition, Finished, sample
 from blockvid.sampling.solvers import Euler, UniPC
-from blockvid.training.batch import Batch
 from blockvid.training.distillation import Distillation
 from training.made_batches import EMPTY, FRAMES, SIDE, batch, model, oracle
 

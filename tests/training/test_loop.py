@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from blockvid.errors import InputError
-from blockvid.training.batch import Losses
 from blockvid.training.cost import Cost
 from blockvid.training.loop import Cadence, Loop, Plan, losses_of
+from blockvid.training.objective import Losses
 from blockvid.training.optimisation import AdamW, MuonAdamW, Stepwise, WarmHoldFall
 from blockvid.training.sharding import Mesh, Sharding, World, launched, place
 from training.ranks import TinyAdversarial, TinySource, loop, rows, tiny

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from blockvid.errors import InputError
-from blockvid.training.batch import Losses
+from blockvid.training.objective import Losses
 from blockvid.training.patch_gan import PatchCritic, PatchGAN
 
 SETTINGS = PatchGAN(alone=0, width=4)

@@ -16,6 +16,7 @@ from blockvid.attention.policies import DynamicSparse, KeyValuePolicy, Semantic,
 from blockvid.attention.policies import Full as Everything
 from blockvid.attention.rope import grid_positions
 from blockvid.attention.salience import Salience
+from blockvid.batch import Batch
 from blockvid.errors import InputError
 from blockvid.model.dit import BlockDiT, TextContext
 from blockvid.sampling.denoiser import VelocityDenoiser
@@ -23,7 +24,6 @@ from blockvid.sampling.noise import Start, base_noise, fresh_noise
 from blockvid.sampling.plans import Chunkwise
 from blockvid.sampling.sampler import Condition, Finished, sample
 from blockvid.sampling.solvers import Renoise
-from blockvid.training.batch import Batch
 from blockvid.training.rollout import Rolled, Rollout
 from tiny_models import transformer
 from training.made_batches import SIDE, batch, model

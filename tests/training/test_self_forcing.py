@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from blockvid.attention.policies import Semantic, Window
+from blockvid.batch import Batch
 from blockvid.errors import InputError
 from blockvid.model.dit import BlockDiT, TextContext
 from blockvid.training.adversaries import DMD, GAN, Adversary, Scores, SiD
-from blockvid.training.batch import Batch
 from blockvid.training.rollout import Rollout
 from blockvid.training.self_forcing import SelfForcing
 from training.made_batches import EMPTY, FRAMES, batch, model

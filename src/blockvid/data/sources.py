@@ -2,43 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Generic, Protocol, TypeVar, runtime_checkable
-
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from blockvid.batch import Batch
 from blockvid.data.dataset import read_empty
 from blockvid.data.sampler import Rank, Sampler
 from blockvid.data.shards import Shards
 from blockvid.errors import InputError
 from blockvid.model.dit import TextContext
 
-B = TypeVar("B")
-B_co = TypeVar("B_co", covariant=True)
 
-
-@runtime_checkable
-class MakeBatch(Protocol[B_co]):
-    """How the trainer's batch is made; `blockvid.training.batch.Batch` is one."""
-
-    def __call__(
-        self, latents: Tensor, frames: tuple[int, ...], text: TextContext, pooled: Tensor, weight: Tensor
-    ) -> B_co:
-        """Of latents (b c f h w), latent frames of each chunk, prompts, pooled (b n d) and weight (b 1 f h w)."""
-        ...
-
-
-class ShardSource(Generic[B]):
+class ShardSource:
     """Windows of consecutive chunks from a folder of shards, each once an epoch; a training source.
 
     All windows of a batch are of one kind: either they open their videos, and their first chunk carries the image
     latent and is one frame longer, or none does.
     """
 
-    def __init__(
-        self, shards: Shards, chunks: int, batch: int, make: MakeBatch[B], seed: int = 0, rank: Rank | None = None
-    ) -> None:
+    def __init__(self, shards: Shards, chunks: int, batch: int, seed: int = 0, rank: Rank | None = None) -> None:
         """Windows of `chunks`; a loop that numbers its microbatches over all ranks leaves `rank` alone.
 
         For one that does not, `batch` is that of all ranks together and each reads its share. Raises InputError if no
@@ -47,10 +30,10 @@ class ShardSource(Generic[B]):
         if chunks < 1:
             raise InputError(f"windows of {chunks} chunks hold nothing; use 1 or more")
         kinds = shards.index.windows(chunks)
-        self.shards, self.chunks, self.make = shards, chunks, make
+        self.shards, self.chunks = shards, chunks
         self.sampler = Sampler(list(kinds.values()), batch, seed, rank)
 
-    def batch(self, step: int) -> B:
+    def batch(self, step: int) -> Batch:
         """A pure function of the step. Raises InputError if a shard is damaged."""
         windows = [self._window(int(row)) for row in self.sampler.at(step)]
         frames = tuple(chunk["latents"].shape[1] for chunk in windows[0])
@@ -66,7 +49,7 @@ class ShardSource(Generic[B]):
         lengths = torch.tensor([[len(chunk["tokens"]) for chunk in window] for window in windows])
         pooled = torch.stack([torch.stack([chunk["pooled"] for chunk in window]) for window in windows]).float()
         text = TextContext(tokens, frames, self._mask(lengths))
-        return self.make(latents, frames, text, pooled, torch.ones_like(latents[:, :1]))
+        return Batch(latents, frames, text, pooled, torch.ones_like(latents[:, :1]))
 
     @property
     def empty(self) -> TextContext:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
-
 import numpy as np
 import torch
 
+from blockvid.batch import Batch
 from blockvid.data.sampler import Rank
-from blockvid.data.sources import MakeBatch
 from blockvid.errors import InputError
 from blockvid.geometry import Geometry
 from blockvid.model.dit import TextContext
 from blockvid.model.text import MiniLMText, masked_mean
 from blockvid.storybook.corpus import Shards
 
-B = TypeVar("B")
 
-
-class TakeSource(Generic[B]):
+class TakeSource:
     """Windows of consecutive chunks from encoded takes; one starting chunk for the whole batch of all ranks."""
 
     def __init__(
@@ -27,7 +23,6 @@ class TakeSource(Generic[B]):
         geometry: Geometry,
         chunks: int,
         batch: int,
-        make: MakeBatch[B],
         subject: float = 0.0,
         rank: Rank | None = None,
     ) -> None:
@@ -35,7 +30,7 @@ class TakeSource(Generic[B]):
 
         Raises InputError if takes are shorter than a window, or the batch does not divide over the ranks.
         """
-        self.takes, self.geometry, self.chunks, self.batch_size, self.make = takes, geometry, chunks, batch, make
+        self.takes, self.geometry, self.chunks, self.batch_size = takes, geometry, chunks, batch
         self.subject, self.rank = subject, rank or Rank()
         self.per_take = takes.tensors["mask"].shape[1]
         if not 1 <= chunks <= self.per_take:
@@ -46,7 +41,7 @@ class TakeSource(Generic[B]):
                 f"of {self.rank.count} up to {len(takes)}"
             )
 
-    def batch(self, step: int) -> B:
+    def batch(self, step: int) -> Batch:
         """A pure function of the step. Windows that open a take carry its image latent: a longer first chunk."""
         rows = self.takes.rows(step, self.batch_size)[self.rank.index :: self.rank.count]
         size = self.geometry.chunk_frames
@@ -59,7 +54,7 @@ class TakeSource(Generic[B]):
         pooled = masked_mean(tokens.flatten(0, 1), mask.flatten(0, 1)).unflatten(0, mask.shape[:2])
         weight = 1 + self.subject * tensors["coverage"][rows, None, span].float()
         latents = tensors["latents"][rows, :, span].float()
-        return self.make(latents, frames, TextContext(tokens, frames, mask), pooled, weight)
+        return Batch(latents, frames, TextContext(tokens, frames, mask), pooled, weight)
 
     @property
     def empty(self) -> TextContext:
@@ -67,14 +62,14 @@ class TakeSource(Generic[B]):
         return _no_prompt()
 
 
-class StillSource(Generic[B]):
+class StillSource:
     """Single latent frames of encoded snippets as videos of one frame, each with its prompt."""
 
-    def __init__(self, snippets: Shards, batch: int, make: MakeBatch[B], subject: float = 0.0) -> None:
+    def __init__(self, snippets: Shards, batch: int, subject: float = 0.0) -> None:
         """`batch` stills a step, each of another snippet while there are enough; `subject` as of `TakeSource`."""
-        self.snippets, self.batch_size, self.make, self.subject = snippets, batch, make, subject
+        self.snippets, self.batch_size, self.subject = snippets, batch, subject
 
-    def batch(self, step: int) -> B:
+    def batch(self, step: int) -> Batch:
         """A pure function of the step. Prompts are cut to the longest among them."""
         tensors, count = self.snippets.tensors, len(self.snippets)
         rows = self.snippets.order(step).repeat(-(-self.batch_size // count))[: self.batch_size]
@@ -87,7 +82,7 @@ class StillSource(Generic[B]):
         weight = 1 + self.subject * tensors["coverage"][rows, moments, None, None].float()
         latents = tensors["latents"][rows, :, moments, None].float()
         text = TextContext(tokens[:, None], (1,), mask[:, None])
-        return self.make(latents, (1,), text, masked_mean(tokens, mask)[:, None], weight)
+        return Batch(latents, (1,), text, masked_mean(tokens, mask)[:, None], weight)
 
     @property
     def empty(self) -> TextContext:

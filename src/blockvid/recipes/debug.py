@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 
 from blockvid.attention.policies import Window
+from blockvid.batch import Batch
 from blockvid.errors import at_least_one
 from blockvid.model.device import pick_device
 from blockvid.model.dit import BlockDiT, TextContext
 from blockvid.recipes.previews import ProbeLoss
-from blockvid.training.batch import Batch
 from blockvid.training.export import export
 from blockvid.training.loop import Cadence, Loop, Plan, losses_of
 from blockvid.training.objectives import FlowMatching

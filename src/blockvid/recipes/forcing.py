@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from blockvid.attention.policies import Semantic, Window
+from blockvid.batch import Batch
 from blockvid.errors import InputError, at_least_one
 from blockvid.flow import ChunkSchedule
 from blockvid.model.dit import BlockDiT
@@ -16,9 +17,9 @@ from blockvid.model.load import Defaults
 from blockvid.pipeline import Settings
 from blockvid.sampling.solvers import Renoise
 from blockvid.training.adversaries import DMD, GAN, Adversary, Scores, SiD
-from blockvid.training.batch import Batch, Objective
 from blockvid.training.densities import Density, Independent, continuing
 from blockvid.training.distillation import Distillation
+from blockvid.training.objective import Objective
 from blockvid.training.objectives import BlockForcing, FlowMatching, Sum, VelocityForcing
 from blockvid.training.objectives.reference import SemanticReference
 from blockvid.training.objectives.visibility import Causal, TeacherForcing

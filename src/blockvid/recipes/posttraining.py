@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from blockvid.batch import Source
 from blockvid.data.dataset import Dataset
 from blockvid.data.shards import Shards as VideoShards
 from blockvid.data.sources import ShardSource
@@ -25,7 +26,6 @@ from blockvid.recipes.previews import Preview, ProbeLoss
 from blockvid.recipes.storybook import SUBJECT_WEIGHT
 from blockvid.storyboard import Storyboard
 from blockvid.storybook.corpus import EncodedTakes, Shards, build
-from blockvid.training.batch import Batch, Source
 from blockvid.training.cost import Cost, cost, memory
 from blockvid.training.export import export
 from blockvid.training.loop import Cadence, Loop, Plan, Seen, losses_of
@@ -270,7 +270,7 @@ class PostTraining:
             build(out / "takes", range(data.takes + 1), makes, min(data.takes + 1, os.cpu_count() or 1))
         world.agree(None)
         learned, left_out = (
-            TakeSource(Shards.read(out / "takes", part), models.geometry, data.chunks, batch, Batch, weight)
+            TakeSource(Shards.read(out / "takes", part), models.geometry, data.chunks, batch, weight)
             for part, batch, weight in (
                 (range(data.takes), data.batch, SUBJECT_WEIGHT),
                 (range(data.takes, data.takes + 1), min(data.batch, makes.takes), 0.0),
@@ -281,7 +281,7 @@ class PostTraining:
     def _shards(self, folder: Path, models: Models) -> Source:
         shards = VideoShards.open(folder)
         shards.dataset.check(models)
-        return ShardSource(shards, self.data.chunks, self.data.batch, Batch, self.optimisation.seed)
+        return ShardSource(shards, self.data.chunks, self.data.batch, self.optimisation.seed)
 
     def rows(self) -> list[tuple[str, str]]:
         """What `--dry-run` prints; no weights are loaded."""

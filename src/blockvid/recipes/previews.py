@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from blockvid.batch import Source
 from blockvid.evaluation.drift import Drift
 from blockvid.evaluation.results import value
 from blockvid.evaluation.watch import Watch
@@ -19,9 +20,9 @@ from blockvid.model.load import Models, load_encoders
 from blockvid.model.text import Prompts
 from blockvid.pipeline import Settings, Take
 from blockvid.storyboard import Storyboard
-from blockvid.training.batch import Objective, Source
 from blockvid.training.densities import Independent
 from blockvid.training.loop import losses_of
+from blockvid.training.objective import Objective
 from blockvid.training.objectives import FlowMatching
 from blockvid.training.objectives.visibility import Causal
 from blockvid.training.sharding import World

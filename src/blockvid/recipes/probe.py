@@ -16,8 +16,8 @@ from blockvid.model.device import pick_device
 from blockvid.recipes.storybook import GEOMETRY
 from blockvid.storybook.corpus import RENDERED, Shards, Snippets, build
 from blockvid.storybook.probe import APART, CLASSES, DIRECTION, Probe, truth, window
-from blockvid.training.batch import Losses
 from blockvid.training.loop import Cadence, Loop, Plan
+from blockvid.training.objective import Losses
 from blockvid.training.optimisation import AdamW, WarmHoldFall
 from blockvid.training.sharding import Sharding, World, native_precision, place
 

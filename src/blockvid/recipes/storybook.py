@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from blockvid.batch import Source
 from blockvid.data.takes import StillSource, TakeSource
 from blockvid.errors import InputError
 from blockvid.geometry import Geometry
@@ -34,9 +35,9 @@ from blockvid.storybook.corpus import (
     to_unit,
 )
 from blockvid.storybook.takes import CHUNK_SECONDS
-from blockvid.training.batch import Batch, Losses, Source
 from blockvid.training.densities import Shared, check_share
 from blockvid.training.loop import Cadence, Loop, Loss, Plan, losses_of
+from blockvid.training.objective import Losses
 from blockvid.training.objectives import FlowMatching, Reconstruction, Resampling
 from blockvid.training.objectives.visibility import RandomlyRecalling
 from blockvid.training.optimisation import AdamW, MuonAdamW, WarmHoldFall
@@ -179,7 +180,7 @@ class Stills:
         return "stills"
 
     def source(self, learned: Shards, _geometry: Geometry) -> Source:
-        return StillSource(learned, self.batch, Batch, SUBJECT_WEIGHT)
+        return StillSource(learned, self.batch, SUBJECT_WEIGHT)
 
     def frames(self, _geometry: Geometry) -> int:
         """Latent frames of a step."""
@@ -202,7 +203,7 @@ class Windows:
         return "takes" if self.chunks > 1 else "openings"
 
     def source(self, learned: Shards, geometry: Geometry) -> Source:
-        return TakeSource(learned, geometry, self.chunks, self.batch, Batch, SUBJECT_WEIGHT)
+        return TakeSource(learned, geometry, self.chunks, self.batch, SUBJECT_WEIGHT)
 
     def frames(self, geometry: Geometry) -> int:
         """Latent frames of a step, image latents not counted."""

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from blockvid.errors import InputError
 from blockvid.flow import noised, sample_sigma, velocity, x0_from_velocity
 from blockvid.model.dit import BlockDiT, TextContext
-from blockvid.training.batch import Losses
 from blockvid.training.discriminator import Discriminator, FiniteDifference, Penalty, Scope, Verdict
+from blockvid.training.objective import Losses
 from blockvid.training.objectives.visibility import Bidirectional, Example, Visibility
 
 Pairing = Literal["separate", "relativistic"]

@@ -12,11 +12,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from blockvid.attention.policies import KeyValuePolicy, Window
+from blockvid.batch import Batch
 from blockvid.errors import InputError, at_least_one
 from blockvid.model.dit import BlockDiT, TextContext
 from blockvid.sampling.noise import chunk_seed
 from blockvid.sampling.solvers import Euler, UniPC
-from blockvid.training.batch import Batch, Losses
+from blockvid.training.objective import Losses
 from blockvid.training.rollout import Past, View
 
 

@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from blockvid.batch import Source
 from blockvid.errors import InputError
 from blockvid.training import checkpoint
-from blockvid.training.batch import Losses, Objective, Source
 from blockvid.training.checkpoint import Checkpoints, Tensors
 from blockvid.training.cost import Cost
 from blockvid.training.ema import Average
+from blockvid.training.objective import Losses, Objective
 from blockvid.training.optimisation import AdamW, Optimiser, Rate, Stepwise
 from blockvid.training.sharding import ALONE, Precision, World, autocast, whole
 from blockvid.training.tracking import JSONLines, Tracker, Tracking

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from blockvid.errors import InputError, at_least_one
 from blockvid.training.adversaries import through
-from blockvid.training.batch import Losses
 from blockvid.training.discriminator import FiniteDifference
+from blockvid.training.objective import Losses
 
 Clips = Float[Tensor, "b 3 t h w"]
 

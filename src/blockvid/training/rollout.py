@@ -18,11 +18,11 @@ from blockvid.attention.cache import ChunkMemory, KVCache, MemoryWriter, Placeme
 from blockvid.attention.policies import KeyValuePolicy, Recall, Window, recalls, similarity
 from blockvid.attention.rope import Rope, grid_positions
 from blockvid.attention.salience import Salience
+from blockvid.batch import Batch
 from blockvid.errors import InputError
 from blockvid.flow import TIMESTEPS, noised, shift_sigma
 from blockvid.model.dit import BlockDiT, TextContext
 from blockvid.sampling.denoiser import Denoiser, Guided, VelocityDenoiser
-from blockvid.training.batch import Batch
 
 Exits = Literal["shared", "independent"]
 """At which step chunks end. shared: all chunks of a roll-out at the same random one; independent: each at its own."""

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from blockvid.batch import Batch
 from blockvid.errors import InputError
 from blockvid.model.dit import BlockDiT, TextContext
 from blockvid.sampling.noise import chunk_seed
 from blockvid.training.adversaries import Adversary, Scene
-from blockvid.training.batch import Batch, Losses
+from blockvid.training.objective import Losses
 from blockvid.training.rollout import Rollout
 
 

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from blockvid.attention.policies import Semantic, Window
+from blockvid.batch import Batch
 from blockvid.errors import InputError
 from blockvid.flow import ChunkSchedule, velocity
 from blockvid.model.dit import TextContext
-from blockvid.training.batch import Batch, Objective
 from blockvid.training.densities import CleanPrefix, Independent, Scheduled, Shared
+from blockvid.training.objective import Objective
 from blockvid.training.objectives import BlockForcing, FlowMatching
 from blockvid.training.objectives.visibility import Bidirectional, Causal, RandomlyRecalling, TeacherForcing
 from training.made_batches import EMPTY, FRAMES, batch, model, oracle

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from blockvid.batch import Batch
 from blockvid.errors import InputError
 from blockvid.flow import noised, velocity
 from blockvid.model.dit import BlockDiT, TextContext
-from blockvid.training.batch import Batch
 from blockvid.training.densities import CleanPrefix, Shared
 from blockvid.training.objectives import BlockForcing, FlowMatching, Resampling
 from training.made_batches import EMPTY, batch, model, oracle

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from blockvid.batch import Batch
 from blockvid.errors import InputError
 from blockvid.model.dit import BlockDiT, TextContext
-from blockvid.training.batch import Batch, Losses, Objective
 from blockvid.training.densities import Shared
+from blockvid.training.objective import Losses, Objective
 from blockvid.training.objectives import BlockForcing, FlowMatching, Sum
 from training.made_batches import EMPTY, batch, model
 

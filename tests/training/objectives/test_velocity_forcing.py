@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from blockvid.attention.policies import Window, recalls
+from blockvid.batch import Batch
 from blockvid.model.dit import BlockDiT
-from blockvid.training.batch import Batch
 from blockvid.training.densities import CleanPrefix, Shared
 from blockvid.training.objectives import FlowMatching, VelocityForcing
 from blockvid.training.objectives.visibility import TeacherForcing

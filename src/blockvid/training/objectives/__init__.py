@@ -1,4 +1,4 @@
-"""What a training step minimises: one frozen dataclass per objective. See `training.batch.Objective`."""
+"""What a training step minimises: one frozen dataclass per objective. See `training.objective.Objective`."""
 
 from blockvid.training.objectives.block_forcing import BlockForcing
 from blockvid.training.objectives.flow_matching import FlowMatching

@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from blockvid.batch import Batch
 from blockvid.errors import InputError
 from blockvid.flow import over_frames, velocity
 from blockvid.model.dit import BlockDiT, TextContext
-from blockvid.training.batch import Batch, Losses
 from blockvid.training.densities import check_share
+from blockvid.training.objective import Losses
 from blockvid.training.objectives.flow_matching import FlowMatching, mean_over_targets, squared
 from blockvid.training.objectives.reference import SemanticReference
 from blockvid.training.objectives.visibility import Example

@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from blockvid.batch import Batch
 from blockvid.flow import velocity
 from blockvid.model.dit import BlockDiT, TextContext
-from blockvid.training.batch import Batch, Losses
 from blockvid.training.densities import Density, check_share, continuing
+from blockvid.training.objective import Losses
 from blockvid.training.objectives.resampling import Resampling
 from blockvid.training.objectives.visibility import Causal, Example, Visibility
 

@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from blockvid.attention.attend import BlockCausal
+from blockvid.batch import Batch
 from blockvid.errors import InputError, at_least_one
 from blockvid.flow import TIMESTEPS, noised, over_frames, shift_sigma
 from blockvid.model.dit import BlockDiT, TextContext
-from blockvid.training.batch import Batch
 from blockvid.training.densities import check_share
 from blockvid.training.objectives.visibility import grid
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from blockvid.batch import Batch
 from blockvid.errors import InputError
 from blockvid.model.dit import BlockDiT, TextContext
-from blockvid.training.batch import Batch, Losses, Objective
+from blockvid.training.objective import Losses, Objective
 
 
 @dataclass(frozen=True)

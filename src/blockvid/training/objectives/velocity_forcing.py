@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from blockvid.batch import Batch
 from blockvid.flow import velocity
 from blockvid.model.dit import BlockDiT, TextContext
-from blockvid.training.batch import Batch, Losses
 from blockvid.training.densities import Independent
+from blockvid.training.objective import Losses
 from blockvid.training.objectives.flow_matching import FlowMatching, mean_over_targets, squared
 from blockvid.training.objectives.visibility import TeacherForcing
 

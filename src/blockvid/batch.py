@@ -1,16 +1,15 @@
-"""What training code agrees on: the batch it is given, where batches come from, and what an objective answers."""
+"""What models learn from: a batch of consecutive chunks, and where batches come from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from blockvid.model.dit import BlockDiT, TextContext
+from blockvid.model.dit import TextContext
 
 
 @dataclass(frozen=True)
@@ -57,37 +56,4 @@ class Source(Protocol):
     @property
     def empty(self) -> TextContext:
         """The embedding of no prompt: one row, one chunk."""
-        ...
-
-
-@dataclass(frozen=True)
-class Losses:
-    """What one step minimises and records."""
-
-    due: Mapping[str, Tensor]
-    """A scalar by network that is updated at this step, e.g. {"model": ...} or {"critic": ...}."""
-    logged: Mapping[str, Tensor]
-    """Further scalars to record, detached."""
-
-
-@runtime_checkable
-class Objective(Protocol):
-    """What a training step minimises. A loss under one name leaves no gradient in any other network."""
-
-    def networks(self, base: BlockDiT) -> dict[str, nn.Module]:
-        """Networks it trains beside "model", and frozen ones it needs, made from the base."""
-        ...
-
-    def __call__(
-        self,
-        networks: Mapping[str, nn.Module],
-        batch: Batch,
-        empty: TextContext,
-        step: int,
-        generator: torch.Generator,
-    ) -> Losses:
-        """Losses of one step; networks["model"] is the student.
-
-        Randomness comes from `generator`, on the CPU: a step is a pure function of (weights, batch, step, seed).
-        """
         ...
