@@ -96,7 +96,7 @@ def estimate(models: Models, storyboard: Storyboard, settings: Settings, device:
     geometry, dit = models.geometry, models.dit
     assert settings.steps is not None
     chunks = storyboard.chunks(geometry)
-    n, dim = geometry.tokens_per_frame, _width(models)
+    n, dim = geometry.tokens_per_frame, dit.width
     overlaps = settings.overlaps(chunks)
     sizes = [(chunk.frames + overlap) * n for chunk, overlap in zip(chunks, overlaps, strict=True)]
     attended = _attended(chunks, settings.policy)
@@ -137,7 +137,7 @@ def memory(models: Models, storyboard: Storyboard, settings: Settings, device: t
     own, seen = sizes[-1], max(_attended(chunks, settings.policy)) * n
     held = sum(sizes[-settings.policy.held(len(chunks)) :]) if settings.policy.held(len(chunks)) else 0
     ahead = _fetched_ahead(len(chunks), settings) * own  # fetched for the next chunk alone
-    dim, element = _width(models), dit.dtype.itemsize
+    dim, element = dit.width, dit.dtype.itemsize
     vae = models.autoencoder.vae if isinstance(models.autoencoder, WanAutoencoder | StorybookAutoencoder) else None
     resident = [*dit.parameters(), *(() if vae is None else vae.parameters())]
     layers, recalled = dit.config["num_layers"], seen - own
@@ -183,10 +183,6 @@ def _features(autoencoder: Autoencoder) -> float:
     if isinstance(autoencoder, StorybookAutoencoder):
         return autoencoder.vae.config["width"] / UNSHUFFLE**2
     return 0.0
-
-
-def _width(models: Models) -> int:
-    return models.dit.config["num_attention_heads"] * models.dit.config["attention_head_dim"]
 
 
 def _duration(seconds: float) -> str:

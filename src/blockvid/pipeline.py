@@ -16,7 +16,7 @@ from torch import Tensor
 from blockvid.attention.attend import Cached
 from blockvid.attention.cache import ChunkMemory, KVCache, MemoryWriter, Placement, place
 from blockvid.attention.policies import KeyValuePolicy, Window, recalls, similarity
-from blockvid.attention.rope import MAX_POSITION, grid_positions
+from blockvid.attention.rope import MAX_POSITION
 from blockvid.attention.storage import Storage
 from blockvid.errors import InputError
 from blockvid.flow import ChunkSchedule
@@ -352,8 +352,7 @@ class Take:
 
     def _positions(self, frames: int, start: int = 0) -> Tensor:
         g = self.geometry
-        made = grid_positions(frames, g.latent_height // g.patch[1], g.latent_width // g.patch[2], start)
-        return made.to(self.device)
+        return self.models.dit.positions(frames, g.latent_height, g.latent_width, start).to(self.device)
 
     def _previous(self) -> Float[Tensor, "1 c f h w"]:
         """Latents of the last finished chunk."""

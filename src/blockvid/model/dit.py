@@ -17,11 +17,11 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from blockvid.attention.attend import Attend, attention
-from blockvid.attention.rope import Rope
+from blockvid.attention.rope import Rope, grid_positions
 from blockvid.errors import InputError
 
 
@@ -287,6 +287,20 @@ class BlockDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
             self.fps_embedding = nn.Embedding(2, dim)
             self.fps_projection = FeedForward(dim, dim, 6 * dim, nn.SiLU())
         self.gradient_checkpointing = False
+
+    @property
+    def width(self) -> int:
+        """Channels of a token."""
+        return self.config["num_attention_heads"] * self.config["attention_head_dim"]
+
+    def cells(self, h: int, w: int) -> tuple[int, int]:
+        """Rows and columns of tokens of a latent frame of `h` x `w`."""
+        _, ph, pw = self.config["patch_size"]
+        return h // ph, w // pw
+
+    def positions(self, frames: int, h: int, w: int, start: int = 0) -> Int[Tensor, "s 3"]:
+        """(t, h, w) of the tokens of latent frames of `h` x `w`, in their order, t from `start` on; on the CPU."""
+        return grid_positions(frames, *self.cells(h, w), start)
 
     def forward(
         self,

@@ -52,7 +52,7 @@ def cost(
     `words` is the length of a chunk's text.
     """
     c = dit.config
-    dim, layers = c["num_attention_heads"] * c["attention_head_dim"], c["num_layers"]
+    dim, layers = dit.width, c["num_layers"]
     tokens = batch * sum(chunks) * tokens_per_frame
     weights = 6 * dim**2 + 2 * dim * c["ffn_dim"]  # per token; the text's keys and values are beside it
     pairs = batch * tokens_per_frame**2 * sum(own * visible for own, visible in zip(chunks, seen, strict=True))
@@ -98,7 +98,6 @@ def memory(
     element = 2 if precision == "bfloat16" else 4
     model = networks["model"]
     assert isinstance(model, BlockDiT)
-    dim = model.config["num_attention_heads"] * model.config["attention_head_dim"]
     blocks = [sum(p.numel() for p in block.parameters()) for block in model.blocks]
     kept = element * len(blocks) + SAVED[precision] if "model" in recompute else len(blocks) * SAVED[precision]
     return Memory(
@@ -107,5 +106,5 @@ def memory(
         optimisers=8 * trained / shards,
         average=4 * averaged / shards,
         gathered=2 * max(blocks) * element if shards > 1 else 0.0,
-        activations=kept * dim * tokens / mesh.sp,
+        activations=kept * model.width * tokens / mesh.sp,
     )

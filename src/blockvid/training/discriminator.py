@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from blockvid.attention.attend import Full, attention
-from blockvid.attention.rope import grid_positions
 from blockvid.errors import InputError
 from blockvid.flow import TIMESTEPS
 from blockvid.model.dit import Attention, BlockDiT, FeedForward, LayerNorm32, TextContext
@@ -57,9 +56,8 @@ class Discriminator(nn.Module):
             raise InputError(f"scope {scope!r} is unknown; use {', '.join(get_args(Scope))}")
         self.scope: Scope = scope
         self.trunk = copy.deepcopy(base).requires_grad_(True)
-        config, depth = base.config, len(base.blocks)
-        heads, eps = config["num_attention_heads"], config["eps"]
-        dim = heads * config["attention_head_dim"]
+        dim, depth = base.width, len(base.blocks)
+        heads, eps = base.config["num_attention_heads"], base.config["eps"]
         self.layers = sorted({max(1, round(share * depth)) - 1 for share in DEPTHS})
         self.registers = nn.ModuleList(Register(dim, heads, eps) for _ in self.layers)
         width = dim * len(self.layers)
@@ -72,10 +70,7 @@ class Discriminator(nn.Module):
         self, latents: Float[Tensor, "b c f h w"], sigma: Float[Tensor, "b f"], text: TextContext
     ) -> Float[Tensor, "b m"]:
         """Logits of latents at level sigma under their prompts; m is 1, or the number of chunks."""
-        _, ph, pw = self.trunk.config["patch_size"]
-        frames, h, w = latents.shape[2:]
-        positions = grid_positions(frames, h // ph, w // pw).to(latents.device)
-        see = Full(self.trunk.rope, positions)
+        see = Full(self.trunk.rope, self.trunk.positions(*latents.shape[2:]).to(latents.device))
         features = self.trunk.features(latents.to(self.trunk.dtype), TIMESTEPS * sigma, text, see, self.layers)
         verdicts = []
         for piece in zip(*(each.split(self._pieces(text), dim=1) for each in features), strict=True):

@@ -146,9 +146,7 @@ class SequenceParallelDiT(BlockDiT):
         text: TextContext,
         attend: Attend,
     ) -> Float[Tensor, "b c f h w"]:
-        _, ph, pw = self.config["patch_size"]
-        frames, height, width = latents.shape[-3:]
-        split = split_of(self.sp_group, frames, height // ph, width // pw)
+        split = split_of(self.sp_group, latents.shape[-3], *self.cells(*latents.shape[-2:]))
         share = _Share.apply(latents, self.sp_group, split.dim)
         made = super().forward(share, timestep, text, Ulysses(attend, split))
         whole = _Whole.apply(made, self.sp_group, split.dim)

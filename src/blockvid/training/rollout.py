@@ -16,7 +16,6 @@ from torch.utils.checkpoint import checkpoint
 from blockvid.attention.attend import Attend, Cached, Recording, Rowwise
 from blockvid.attention.cache import ChunkMemory, KVCache, MemoryWriter, Placement
 from blockvid.attention.policies import KeyValuePolicy, Recall, Window, recalls, similarity
-from blockvid.attention.rope import Rope, grid_positions
 from blockvid.attention.salience import Salience
 from blockvid.batch import Batch
 from blockvid.errors import InputError
@@ -138,8 +137,7 @@ class Past:
     """What is remembered of the chunks of a batch so far, by one who denoises them: a cache for each group of rows that
     recall and keep the same."""
 
-    rope: Rope
-    patch: tuple[int, int]
+    model: BlockDiT
     denoiser: Denoiser
     batch: Batch
     text: TextContext
@@ -153,8 +151,7 @@ class Past:
         groups = _alike([recalls(policy, similarity(prompts)) for prompts in batch.pooled.cpu()], policy)
         device, dtype = batch.latents.device, model.dtype
         caches = [(rows, KVCache(plan, model.rope, device, dtype, placement)) for plan, rows in groups]
-        _, high, wide = model.config["patch_size"]
-        return cls(model.rope, (high, wide), VelocityDenoiser(model), batch, batch.text, caches, policy.salience)
+        return cls(model, VelocityDenoiser(model), batch, batch.text, caches, policy.salience)
 
     def guided(self, scale: float, empty: TextContext) -> Past:
         """The same of one who is led away from `empty`, one chunk of no prompt. Nothing may be remembered yet."""
@@ -168,16 +165,16 @@ class Past:
     def view(self, index: int) -> View:
         """Of a chunk, when all before it are remembered."""
         frames, start = self.batch.frames[index], sum(self.batch.frames[:index])
-        h, w = self.batch.latents.shape[-2:]
-        positions = grid_positions(frames, h // self.patch[0], w // self.patch[1]).to(self.batch.latents.device)
-        recalled = [Cached(self.rope, cache.recall(index, start), positions) for _, cache in self.caches]
+        latents = self.batch.latents
+        positions = self.model.positions(frames, *latents.shape[-2:]).to(latents.device)
+        recalled = [Cached(self.model.rope, cache.recall(index, start), positions) for _, cache in self.caches]
         memory = ChunkMemory(index, start, frames, positions, ())
         return View(memory, self.denoiser, self.text.chunks(index, index + 1), recalled, self._together(recalled))
 
     @torch.no_grad()
     def remember(self, see: View, x: Float[Tensor, "b c f h w"], generator: torch.Generator) -> None:
         """The finished chunk's keys and values, by a clean pass; `generator` draws probes for a policy that thins."""
-        writers = [MemoryWriter(see.memory, self.rope, generator, self.salience) for _ in self.caches]
+        writers = [MemoryWriter(see.memory, self.model.rope, generator, self.salience) for _ in self.caches]
         recording = [Recording(*pair) for pair in zip(see.recalled, writers, strict=True)]
         replace(see, attend=self._together(recording))(x.detach(), 0.0)
         for (_, cache), writer in zip(self.caches, writers, strict=True):

@@ -28,6 +28,7 @@ from blockvid.training.objectives.visibility import (
     TeacherForcing,
     Visibility,
 )
+from tiny_models import transformer
 from training.made_batches import EMPTY, FRAMES, batch, from_cache, model, oracle
 
 POLICIES: list[Policy] = [Window(1), Window(2), Everything(), SinkWindow(1, 1), Semantic(1, 1), Semantic(2, 2)]
@@ -150,6 +151,17 @@ def test_no_chunk_sees_a_later_one_unless_all_do(network: BlockDiT, visibility: 
     moved = predicted(visibility, network, replace(given, x0=x0, context=x0)) - predicted(visibility, network, given)
     reached = moved.abs().amax(dim=(0, 1, 3, 4)) > 1e-6
     assert reached.tolist() == [isinstance(visibility, Bidirectional)] * 5 + [True] * 5
+
+
+@every_visibility
+def test_tokens_need_not_be_square(visibility: Visibility) -> None:
+    """Of 2 x 1 tokens a frame: a chunk alone is predicted as if it were given alone."""
+    wide = transformer(BlockDiT, 8, in_channels=4, out_channels=4, patch_size=(1, 2, 4)).requires_grad_(False)
+    given = example(alone=[(row, chunk) for row in range(2) for chunk in range(5)])
+    positions = torch.tensor([(0, 0, 0), (0, 1, 0)])
+    levels, text = 1000 * given.sigma[:, 4:], given.text.chunks(4, 5)
+    alone = wide(given.noisy[:, :, -1:], levels, text, Full(wide.rope, positions))
+    close(predicted(visibility, wide, given)[:, :, -1:], alone)
 
 
 @every_visibility

@@ -17,7 +17,6 @@ from torch import Tensor
 from blockvid.attention.attend import Attend, BlockCausal, CleanThenNoisy, Full, Recalling, Rowwise
 from blockvid.attention.policies import Full as Everything
 from blockvid.attention.policies import Policy, Recall, Window, recalls, similarity
-from blockvid.attention.rope import grid_positions
 from blockvid.flow import TIMESTEPS, noised
 from blockvid.model.dit import BlockDiT, TextContext
 from blockvid.training.densities import check_share
@@ -181,9 +180,8 @@ def grid(
     model: BlockDiT, frames: Sequence[int], latents: Float[Tensor, "b c f h w"]
 ) -> tuple[Int[Tensor, "s 3"], tuple[int, ...]]:
     """Positions of the tokens, and how many tokens each chunk has, of chunks of so many latent frames."""
-    patch = model.config["patch_size"][1]
-    h, w = (size // patch for size in latents.shape[-2:])
-    return grid_positions(sum(frames), h, w).to(latents.device), tuple(count * h * w for count in frames)
+    positions = model.positions(sum(frames), *latents.shape[-2:]).to(latents.device)
+    return positions, tuple(count * (len(positions) // sum(frames)) for count in frames)
 
 
 def plans(policy: Policy, example: Example) -> list[tuple[Recall, ...]]:
