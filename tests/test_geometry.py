@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,6 +43,16 @@ def test_latent_frames_are_the_fewest_that_cover(pixels: int, stride: int) -> No
 def test_latents_survive_the_round_trip(latents: int, stride: int) -> None:
     geometry = Geometry(width=64, height=64, fps=8, chunk_frames=4, temporal_stride=stride)
     assert geometry.latent_frames(geometry.pixel_frames(latents)) == latents
+
+
+@given(edges=st.lists(st.integers(0, 1000), min_size=2, unique=True), frames=st.integers(1, 5000), stride=STRIDES)
+def test_spans_of_pixels_tile_the_video(edges: list[int], frames: int, stride: int) -> None:
+    geometry = Geometry(width=64, height=64, fps=8, chunk_frames=4, temporal_stride=stride)
+    cuts = [0, *sorted(set(edges) - {0})]
+    spans = [geometry.pixels(start, stop) for start, stop in pairwise(cuts)]
+    assert [i for span in spans for i in span] == list(range(geometry.pixel_frames(cuts[-1])))
+    shown = [geometry.pixels(start, stop, frames) for start, stop in pairwise(cuts)]
+    assert [i for span in shown for i in span] == list(range(min(frames, geometry.pixel_frames(cuts[-1]))))
 
 
 @given(

@@ -74,6 +74,14 @@ class Geometry:
         _check_whole("latent_frames", latent_frames)
         return 1 + self.temporal_stride * (latent_frames - 1)
 
+    def pixels(self, start: int, stop: int, frames: int | None = None) -> range:
+        """The pixel frames of the latent frames from ``start`` to before ``stop``, of a video of ``frames`` if given.
+
+        Of its last chunk, that is less than is decoded where the video ends inside a latent frame.
+        """
+        first, last = (self.pixel_frames(edge) if edge else 0 for edge in (start, stop))
+        return range(first, last if frames is None else min(last, frames))
+
 
 def _check_number(name: str, value: float) -> None:
     numeric = isinstance(value, int | float) and not isinstance(value, bool)

@@ -322,7 +322,7 @@ class Take:
         for index, why in self.plan[chunk.index]:
             tokens = self.chunks[index].frames * g.tokens_per_frame * sum(self.kept[index]) / len(self.kept[index])
             recalled.append(Recalled(chunk=index, why=why, similarity=similarities[index], tokens=tokens))
-        span = pixel_span(chunk, g, self.frames)
+        span = g.pixels(chunk.start, chunk.stop, self.frames)
         return ChunkTrace(
             chunk=chunk.index,
             prompt=chunk.prompt,
@@ -377,13 +377,12 @@ class Take:
 
     def _wanted(self, chunk: Chunk) -> int:
         """Pixel frames of the chunk that belong to the video: the last one may decode a few too many."""
-        return len(pixel_span(chunk, self.geometry, self.frames))
+        return len(self.geometry.pixels(chunk.start, chunk.stop, self.frames))
 
 
 def pixel_span(chunk: Chunk, geometry: Geometry, frames: int) -> range:
     """The chunk's pixel frames in a video of `frames`."""
-    first = geometry.pixel_frames(chunk.start) if chunk.start else 0
-    return range(first, min(geometry.pixel_frames(chunk.stop), frames))
+    return geometry.pixels(chunk.start, chunk.stop, frames)
 
 
 def picture_latent(

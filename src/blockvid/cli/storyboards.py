@@ -33,15 +33,13 @@ class Check:
 
         storyboard = Storyboard.read(self.file, self.index)
         geometry = Geometry(width=160, height=96, fps=self.fps, chunk_frames=self.chunk_frames)
-        chunks = storyboard.chunks(geometry)
+        chunks, frames = storyboard.chunks(geometry), storyboard.frames(geometry)
         table = Table("chunk", "shot", "seconds", "latent frames", "prompt", box=None)
         for chunk in chunks:
-            first = geometry.pixel_frames(chunk.start) if chunk.start else 0
-            last = min(geometry.pixel_frames(chunk.stop), storyboard.frames(geometry))
-            span = f"{first / self.fps:.2f} - {last / self.fps:.2f}"
+            shown = geometry.pixels(chunk.start, chunk.stop, frames)
+            span = f"{shown.start / self.fps:.2f} - {shown.stop / self.fps:.2f}"
             table.add_row(str(chunk.index), str(chunk.shot + 1), span, str(chunk.frames), Text(chunk.prompt))
         out.print(table)
-        frames = storyboard.frames(geometry)
         counts = f"{len(storyboard.shots)} shots, {len(chunks)} chunks, {storyboard.seconds:g} s"
         say(out, f"{counts}, {frames} frames at {self.fps:g} fps")
 

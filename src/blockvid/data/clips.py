@@ -31,8 +31,8 @@ class Clip:
     def prompt(self, chunk: int, geometry: Geometry) -> str:
         """The caption that is shown for the longest part of a chunk; of equals, the first."""
         size = geometry.chunk_frames
-        first = geometry.pixel_frames(1 + size * chunk) if chunk else 0
-        begin, end = first / geometry.fps, geometry.pixel_frames(1 + size * (chunk + 1)) / geometry.fps
+        span = geometry.pixels(1 + size * chunk if chunk else 0, 1 + size * (chunk + 1))
+        begin, end = span.start / geometry.fps, span.stop / geometry.fps
         longest, prompt, until = -1.0, "", 0.0
         for number, shot in enumerate(self.storyboard.shots, 1):
             since = until
