@@ -28,12 +28,13 @@ from blockvid.evaluation.metric import Tier
 from blockvid.evaluation.results import value
 from blockvid.evaluation.statistics import Bootstrap, Estimate
 from blockvid.flow import noised, velocity
+from blockvid.model.autoencoder import to_unit
 from blockvid.model.dit import TextContext
 from blockvid.model.load import STORYBOOK, Models
 from blockvid.pipeline import Pipeline
 from blockvid.storybook.boards import FIRST_SEED, Board, boards
 from blockvid.storybook.captions import captions
-from blockvid.storybook.corpus import encode_clip, to_unit
+from blockvid.storybook.corpus import encode_clip
 from blockvid.storybook.probe import Probe
 from blockvid.storybook.world import Take, render, sample_take
 from blockvid.video import read_frames

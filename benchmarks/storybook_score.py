@@ -22,11 +22,11 @@ from blockvid.evaluation.metric import Tier
 from blockvid.evaluation.profiles import Release
 from blockvid.evaluation.results import Results
 from blockvid.geometry import Geometry
+from blockvid.model.autoencoder import to_pixels, to_unit
 from blockvid.model.load import Models
 from blockvid.pipeline import Pipeline, Settings
 from blockvid.sampling.noise import BoundaryNoise
 from blockvid.storybook.boards import CHUNKS, Board
-from blockvid.storybook.corpus import to_unit
 from blockvid.storybook.films import Film
 from blockvid.storybook.probe import CLASSES, Probe
 from blockvid.video import read_frames, write_video
@@ -99,7 +99,7 @@ def reconstructed(pipe: Pipeline, board: Board, _seed: int = 0) -> np.ndarray:
     pieces = [frames[:1], *frames[1:].split(32)]
     pieces[-1] = pieces[-1][: len(pieces[-1]) // 4 * 4]
     made = [decoder.push(encoder.push(to_unit(piece)[None]))[0] for piece in pieces]
-    shown = ((torch.cat(made, dim=1).clamp(-1, 1) + 1) * 127.5).round().byte().movedim(0, -1)
+    shown = to_pixels(torch.cat(made, dim=1))
     return np.concatenate((shown.numpy(), np.repeat(shown[-1:].numpy(), len(frames) - len(shown), axis=0)))
 
 

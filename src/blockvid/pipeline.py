@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from einops import rearrange, repeat
+from einops import repeat
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from blockvid.attention.storage import Storage
 from blockvid.errors import InputError
 from blockvid.flow import ChunkSchedule
 from blockvid.geometry import Geometry
+from blockvid.model.autoencoder import Autoencoder, to_pixels, to_unit
 from blockvid.model.device import pick_device, pick_dtype
 from blockvid.model.dit import TextContext
 from blockvid.model.load import Models, load_models
@@ -34,9 +34,6 @@ from blockvid.sampling.solvers import Euler, Renoise, Solver, UniPC
 from blockvid.storyboard import Chunk, Storyboard
 from blockvid.trace.record import ChunkTrace, Recalled
 from blockvid.video import read_image
-
-if TYPE_CHECKING:
-    from blockvid.model.autoencoder import Autoencoder
 
 SOLVERS: dict[str, Solver] = {"unipc": UniPC(), "euler": Euler(), "renoise": Renoise()}
 
@@ -390,12 +387,12 @@ def picture_latent(
 ) -> Float[Tensor, "1 c 1 h8 w8"]:
     """A picture as one latent frame: the video's first (one pixel frame) or, if `moving`, four frames of stillness."""
     stride = autoencoder.temporal_stride
-    frame = rearrange(torch.from_numpy(picture).float() / 127.5 - 1, "h w c -> 1 c 1 h w")
+    frame = to_unit(torch.from_numpy(picture)[None, None])
     stream = autoencoder.encoder()
     first = stream.push(frame)
     return stream.push(repeat(frame, "b c 1 h w -> b c t h w", t=stride)) if moving else first
 
 
 def to_uint8(frames: Float[Tensor, "1 3 t h w"]) -> UInt8[np.ndarray, "t h w 3"]:
-    """Decoded frames in [-1, 1] to pixels."""
-    return rearrange((frames.float().clamp(-1, 1) + 1) * 127.5, "1 c t h w -> t h w c").round().byte().cpu().numpy()
+    """Decoded frames as an array of pixels."""
+    return to_pixels(frames)[0].cpu().numpy()

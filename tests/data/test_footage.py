@@ -13,9 +13,8 @@ from PIL import Image
 from blockvid.data.footage import fitted, latent_chunks, steady
 from blockvid.errors import InputError
 from blockvid.geometry import Geometry
-from blockvid.model.autoencoder import encode
+from blockvid.model.autoencoder import encode, to_unit
 from blockvid.model.load import load_models
-from blockvid.storybook.corpus import to_unit
 from blockvid.video import read_image, write_video
 from data.made_clips import pictures, timed_video
 

@@ -14,8 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from blockvid.geometry import Geometry
-from blockvid.model.autoencoder import Autoencoder
-from blockvid.storybook.corpus import to_unit
+from blockvid.model.autoencoder import Autoencoder, to_unit
 from blockvid.video import probe, read_timed
 
 READ = 4

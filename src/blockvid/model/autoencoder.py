@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from blockvid.errors import InputError
@@ -108,6 +108,16 @@ def encode(autoencoder: Autoencoder, frames: Float[Tensor, "b c t h w"]) -> Floa
 def decode(autoencoder: Autoencoder, latents: Float[Tensor, "b z f y x"]) -> Float[Tensor, "b c t h w"]:
     """The 1 + (f - 1) * temporal_stride frames in [-1, 1] of a whole video's normalised latents."""
     return autoencoder.decoder().push(latents)
+
+
+def to_unit(pixels: UInt8[Tensor, "*b t h w 3"]) -> Float[Tensor, "*b 3 t h w"]:
+    """Pixels as an autoencoder takes them: float32 of 0 to 255 over [-1, 1], channels before time."""
+    return pixels.movedim(-1, -4).float() / 127.5 - 1
+
+
+def to_pixels(frames: Float[Tensor, "*b 3 t h w"]) -> UInt8[Tensor, "*b t h w 3"]:
+    """The inverse, of what an autoencoder gives: clipped to [-1, 1], and rounded."""
+    return ((frames.float().clamp(-1, 1) + 1) * 127.5).round().byte().movedim(-4, -1)
 
 
 def check_frames(frames: Tensor, autoencoder: Autoencoder, size: Sequence[int]) -> None:

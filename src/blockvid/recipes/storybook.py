@@ -18,6 +18,7 @@ from blockvid.batch import Source
 from blockvid.data.takes import StillSource, TakeSource
 from blockvid.errors import InputError
 from blockvid.geometry import Geometry
+from blockvid.model.autoencoder import to_pixels, to_unit
 from blockvid.model.device import pick_device
 from blockvid.model.dit import BlockDiT
 from blockvid.model.load import Defaults, save_blockvid_json
@@ -32,7 +33,6 @@ from blockvid.storybook.corpus import (
     Shards,
     Snippets,
     build,
-    to_unit,
 )
 from blockvid.storybook.takes import CHUNK_SECONDS
 from blockvid.training.densities import Shared, check_share
@@ -153,7 +153,7 @@ def _reconstructions(vae: StorybookVAE, data: Shards, path: Path) -> None:
     frames = data.tensors["frames"][:8]
     latents, _ = vae.encode(to_unit(frames.to(vae.latents_mean.device)))
     decoded, _ = vae.decode(latents)
-    shown = ((decoded.clamp(-1, 1) + 1) * 127.5).round().byte().movedim(1, -1).cpu()
+    shown = to_pixels(decoded).cpu()
     rows = [torch.cat(list(clip[:, 8]), dim=1) for clip in (frames[:4], shown[:4], frames[4:], shown[4:])]
     Image.fromarray(torch.cat(rows).numpy().astype(np.uint8)).save(path)
 

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from blockvid.geometry import Geometry
+from blockvid.model.autoencoder import to_unit
 from blockvid.model.storybook_vae import StorybookVAE
 from blockvid.model.text import MiniLMText
 from blockvid.storybook.captions import captions
@@ -167,11 +168,6 @@ def encode_clip(vae: StorybookVAE, frames: UInt8[Tensor, "t h w 3"]) -> Float[Te
         latents, memory = vae.encode(to_unit(piece)[None], memory)
         out.append(latents)
     return torch.cat(out, dim=2)[0]
-
-
-def to_unit(frames: UInt8[Tensor, "*b t h w 3"]) -> Float[Tensor, "*b 3 t h w"]:
-    """uint8 frames to channels-first [-1, 1]."""
-    return frames.movedim(-1, -4).float() / 127.5 - 1
 
 
 def coverage(mask: UInt8[Tensor, "t h w"]) -> Float[Tensor, "f h8 w8"]:

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from blockvid.errors import InputError
+from blockvid.model.autoencoder import to_unit
 from blockvid.storybook.scenes import SCENES
 from blockvid.storybook.subjects import SUBJECTS
 from blockvid.storybook.takes import CHUNK_SECONDS, DIRECTED, HOURS, Take, time_at
@@ -202,7 +203,7 @@ class Probe(ModelMixin, ConfigMixin):
 
 def window(frames: UInt8[Tensor, "t h w 3"], starts: Int[Tensor, " n"], apart: int) -> Float[Tensor, "n 3 3 96 160"]:
     """The windows of three frames from each of `starts` on, `apart` frames from each other, as the probe takes them."""
-    picked = frames[starts[:, None] + apart * torch.arange(3)].movedim(-1, 2).float() / 127.5 - 1
+    picked = to_unit(frames[starts[:, None] + apart * torch.arange(3)]).transpose(1, 2)
     if picked.shape[-2:] == (96, 160):
         return picked
     return F.interpolate(picked.flatten(0, 1), (96, 160), mode="area").unflatten(0, (-1, 3))
