@@ -22,7 +22,12 @@ from PIL import Image, ImageOps
 
 from blockvid.errors import InputError
 
+ENDINGS = frozenset(
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2ts", ".mts", ".ts", ".flv", ".wmv"}
+)
+"""Of videos in a folder."""
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+READ = 4  # frames of any size that are decoded at a time: a few of 4K are 100 MB
 TICK = 1e-6  # seconds between frames that a container gives one time
 ONE_GOP = 1 << 20  # frames between keyframes; not the chunk's length, which would enter the stream's header
 

@@ -12,10 +12,7 @@ from blockvid.data.index import stem
 from blockvid.errors import InputError
 from blockvid.geometry import Geometry
 from blockvid.storyboard import FORMS, MAX_SECONDS, Storyboard
-
-ENDINGS = frozenset(
-    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2ts", ".mts", ".ts", ".flv", ".wmv"}
-)
+from blockvid.video import ENDINGS
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,8 @@ from torch import Tensor
 
 from blockvid.geometry import Geometry
 from blockvid.model.autoencoder import Autoencoder, to_unit
-from blockvid.video import probe, read_timed
+from blockvid.video import READ, probe, read_timed
 
-READ = 4
-"""Frames that are decoded at a time; a few of 4K are 100 MB."""
 TIE = 1e-6
 """Ticks by which rounding may put a frame that lies between two of them on the wrong side."""
 

@@ -15,13 +15,12 @@ from blockvid.evaluation.metric import Metric
 from blockvid.evaluation.rows import Facts, RowFiles, Shelf
 from blockvid.evaluation.series import Extractor, Footage, Pass, Reader, Rows, Window
 from blockvid.evaluation.sources import Source
+from blockvid.video import READ
 
 SECONDS = "frame.seconds"
 """The series of every video: when each frame is shown, float64."""
 ROUNDING = 0.0015
 """Seconds by which containers that count milliseconds can misstate the time between two frames."""
-READ = 4
-"""Frames that are decoded at a time; a few of 4K are 100 MB."""
 
 
 @dataclass(frozen=True)

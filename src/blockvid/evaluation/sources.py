@@ -15,12 +15,9 @@ from blockvid.errors import InputError
 from blockvid.geometry import Geometry
 from blockvid.journal import Manifest
 from blockvid.storyboard import Storyboard
-from blockvid.video import VideoInfo, probe, read_timed
+from blockvid.video import ENDINGS, VideoInfo, probe, read_timed
 
-ENDINGS = frozenset(
-    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2ts", ".mts", ".ts", ".flv", ".wmv"}
-    | {".3gp", ".ogv", ".gif", ".y4m", ".h264", ".h265"}
-)
+READABLE = ENDINGS | {".3gp", ".ogv", ".gif", ".y4m", ".h264", ".h265"}
 """What counts as a video in a folder."""
 Array = tuple[UInt8[np.ndarray, "t h w 3"], float]
 """Frames and their rate."""
@@ -136,7 +133,7 @@ def _check_exists(path: Path) -> None:
 
 
 def _is_video(file: Path, folder: Path) -> bool:
-    if file.suffix.lower() not in ENDINGS or not file.is_file():
+    if file.suffix.lower() not in READABLE or not file.is_file():
         return False
     below = file.relative_to(folder)
     if any(part.startswith(".") for part in below.parts):
