@@ -19,7 +19,7 @@ PACKAGES = ("attention", "model", "flow", "sampling", "batch", "training", "data
 install_import_hook([f"blockvid.{name}" for name in PACKAGES], "signatures.checked")
 torch.set_num_threads(1)  # as in the subprocesses of the tests: bits are compared across them
 
-pytest.register_assert_rewrite("command_line")
+pytest.register_assert_rewrite("command_line", "tiny_models")
 from command_line import run  # noqa: E402, F401  a fixture for all
 
 LONG = ("test_ranks", "test_generate", "test_cli", "test_evaluate", "test_doctor", "test_cli_train", "test_storybook")

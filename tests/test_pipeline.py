@@ -318,3 +318,9 @@ def test_an_overlap_beside_a_warm_start_and_a_picture(pipe: Pipeline, picture: P
     clean = picture_latent(pipe.models.autoencoder, read_image(picture, g.width, g.height), True)
     made = list(pipe.stream(story, settings))[1]
     assert torch.equal(made.latents[:, :, :1], clean) and made.latents.shape[2] == 2
+
+
+def test_a_prompt_that_comes_again_is_kept_once(storybook: Tiny) -> None:
+    take = storybook.pipeline().take(["a fox runs", "a fox sleeps"] * 8)
+    assert len(take.prompts.tokens) == 3 and take.prompts.tokens.device.type == "cpu"  # and no prompt
+    assert take.similarity.shape == (16, 16) and torch.equal(take.similarity[0], take.similarity[2])

@@ -223,8 +223,8 @@ class Take:
         self.anchors = {chunk.index: path for chunk in self.chunks if (path := self._anchor(chunk)) is not None}
         for path in self.anchors.values():
             read_image(path, self.geometry.width, self.geometry.height)  # a bad picture is refused before any work
-        self.prompts = self._embed(prompts)
-        self.similarity = similarity(self.prompts.pooled[: len(self.chunks)])
+        self.prompts, self.row = self._embed(prompts)
+        self.similarity = similarity(self.prompts.pooled[[self.row[chunk.prompt] for chunk in self.chunks]])
         self.plan = recalls(settings.policy, self.similarity)
         """What each chunk will recall."""
         self.starts, self.overlaps = self._starts(), settings.overlaps(self.chunks)
@@ -289,9 +289,10 @@ class Take:
         seed = chunk_seed(settings.seed, index)
         chance = torch.Generator().manual_seed(seed)
         writer = MemoryWriter(empty, rope, chance, settings.policy.salience, settings.storage)
-        rows = [index, len(self.chunks)] if self.guided else [index]
-        mask = self.prompts.mask[rows, None] if self.models.text_mask else None
-        text = TextContext(self.prompts.tokens[rows, None], (overlap + chunk.frames,), mask)
+        assert settings.negative_prompt is not None
+        rows = [self.row[prompt] for prompt in (chunk.prompt, settings.negative_prompt)[: 1 + self.guided]]
+        mask = self.prompts.mask[rows, None].to(self.device) if self.models.text_mask else None
+        text = TextContext(self.prompts.tokens[rows, None].to(self.device), (overlap + chunk.frames,), mask)
         denoiser = Guided(VelocityDenoiser(self.models.dit), self._scale(chunk), settings.guidance_rule)
         context = ContextNoise(settings.context_noise, seed)
         return Condition(denoiser, text, attend, writer, context)
@@ -359,11 +360,13 @@ class Take:
             )
         return self.latents.to(self.device)
 
-    def _embed(self, prompts: Prompts) -> PromptEmbedding:
+    def _embed(self, prompts: Prompts) -> tuple[PromptEmbedding, dict[str, int]]:
+        """Different prompts, in host memory: an hour's would fill a GPU. And the row of each."""
         assert self.settings.negative_prompt is not None
-        made = prompts([*(chunk.prompt for chunk in self.chunks), self.settings.negative_prompt])
-        dtype = self.models.dit.dtype
-        return PromptEmbedding(made.tokens.to(self.device, dtype), made.mask.to(self.device), made.pooled)
+        read = list(dict.fromkeys([*(chunk.prompt for chunk in self.chunks), self.settings.negative_prompt]))
+        made = prompts(read)
+        row = {prompt: number for number, prompt in enumerate(read)}
+        return PromptEmbedding(made.tokens.to(self.models.dit.dtype), made.mask, made.pooled), row
 
     def _scale(self, chunk: Chunk) -> float:
         assert self.settings.guidance is not None

@@ -82,14 +82,15 @@ def test_prompts_are_what_generation_would_read(
     source = ShardSource(shards, 4, 1)
     batch = source.batch(0)
     take = pipe.take(Storyboard.read(videos / "one.json"), Settings(negative_prompt=""))
-    assert torch.equal(batch.text.tokens[0], take.prompts.tokens[:4].float())
-    assert torch.equal(batch.pooled[0], take.prompts.pooled[:4].float())
-    assert torch.equal(source.empty.tokens[0], take.prompts.tokens[4:].float())
+    read, empty = [take.row[chunk.prompt] for chunk in take.chunks[:4]], [take.row[""]]
+    assert torch.equal(batch.text.tokens[0], take.prompts.tokens[read].float())
+    assert torch.equal(batch.pooled[0], take.prompts.pooled[read].float())
+    assert torch.equal(source.empty.tokens[0], take.prompts.tokens[empty].float())
     condition = take.condition((0,)).text
     assert (batch.text.mask is None) == (condition.mask is None) == (source.empty.mask is None)
     if batch.text.mask is not None and source.empty.mask is not None:
-        assert torch.equal(batch.text.mask[0], take.prompts.mask[:4])
-        assert torch.equal(source.empty.mask[0], take.prompts.mask[4:])
+        assert torch.equal(batch.text.mask[0], take.prompts.mask[read])
+        assert torch.equal(source.empty.mask[0], take.prompts.mask[empty])
 
 
 def test_what_cannot_be_cut_is_refused(shards: Shards):

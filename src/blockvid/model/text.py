@@ -62,7 +62,7 @@ class TextEncoder(Protocol):
 class Prompts:
     """Embeddings by a text encoder that exists only while it reads: a large one has no room beside a transformer.
 
-    Those of the last call are kept, and an encoder is made only for prompts that were not in it.
+    Those of the last call are kept, in host memory, and an encoder is made only for prompts that were not in it.
     """
 
     def __init__(self, encoder: Callable[[], TextEncoder]) -> None:
@@ -75,7 +75,8 @@ class Prompts:
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
         if new:
             made = self._encoder()(new)
-            rows = zip(made.tokens.split(1), made.mask.split(1), made.pooled.split(1), strict=True)
+            split = (tensor.cpu().split(1) for tensor in (made.tokens, made.mask, made.pooled))
+            rows = zip(*split, strict=True)
             self._known |= {prompt: PromptEmbedding(*row) for prompt, row in zip(new, rows, strict=True)}
         self._known = {prompt: self._known[prompt] for prompt in prompts}
         found = [self._known[prompt] for prompt in prompts]
