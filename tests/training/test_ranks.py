@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 
 from blockvid.model.dit import BlockDiT
-from blockvid.training.checkpoint import start_from
 from blockvid.training.loop import Loop
 from blockvid.training.sharding import World
-from training.ranks import KILLED, MESHES, SAVED, STEPS, Critic, loop, rows, tiny
+from training.ranks import KILLED, MESHES, SAVED, STEPS, loop, rows
 
 every_mesh = pytest.mark.parametrize("mesh", MESHES)
 
@@ -91,14 +90,6 @@ def test_shards_are_exported_as_one_folder(runs: Path) -> None:
     average = loop(runs / "tokens", World()).average.weights
     for name, parameter in exported.named_parameters():
         assert torch.equal(parameter, average[name])
-
-
-def test_a_second_stage_starts_from_the_first(runs: Path) -> None:
-    average = loop(runs / "sharded", World()).average.weights
-    model = tiny()
-    start_from(runs / "sharded" / "checkpoints", model, World())
-    assert all(torch.equal(parameter, average[name]) for name, parameter in model.named_parameters())
-    assert isinstance(loop(runs / "sharded", World()).networks["critic"], Critic)
 
 
 def test_what_does_not_divide_is_refused(runs: Path) -> None:

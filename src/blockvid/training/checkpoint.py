@@ -136,17 +136,6 @@ def require_same(checkpoint: Path, saved: Mapping[str, Any], asked: Mapping[str,
             )
 
 
-def start_from(checkpoints: Path, network: nn.Module, world: World, which: str = "average") -> None:
-    """Fills "model" of a new run with the (averaged) weights of another's newest checkpoint: stage 2 from stage 1."""
-    made = newest(checkpoints)
-    if made is None:
-        raise InputError(f"{checkpoints} holds no checkpoint; run stage 1 first, or name its folder")
-    held, known = network_tensors("", network), sizes_of(made)
-    averaged = {f"average.{name}": tensor for name, tensor in held.items() if which == "average"}
-    rest = {f"networks.model.{name}": t for name, t in held.items() if f"average.{name}" not in averaged.keys() & known}
-    load(made, {name: tensor for name, tensor in averaged.items() if name in known} | rest, world)
-
-
 def network_tensors(prefix: str, network: nn.Module) -> Tensors:
     """Parameters and buffers, sharing memory with the network."""
     named = {**parameters(network), **{plain_name(n): b for n, b in network.named_buffers()}}

@@ -68,14 +68,6 @@ class Independent:
 
 
 @dataclass(frozen=True)
-class NonDecreasing:
-    """Levels that never fall along the chunks, every such row equally likely before the shift (SkyReels-V2, MAGI-1)."""
-
-    def __call__(self, shape: tuple[int, int], shift: float, generator: torch.Generator) -> Levels:
-        return sample_sigma(shape, shift, generator).sort(dim=1).values, torch.ones(shape)
-
-
-@dataclass(frozen=True)
 class CleanPrefix:
     """The chunks before a random one are context, as they are in generation; from there on `rest` decides.
 
