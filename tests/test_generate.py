@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -26,6 +27,7 @@ from blockvid.evaluation import watch as watching
 from blockvid.evaluation.watch import Rule
 from blockvid.flow import ChunkSchedule
 from blockvid.generate import DriftError, Event, Existing, generate, run_folder
+from blockvid.journal import Journal, Manifest
 from blockvid.pipeline import Pipeline, Settings
 from blockvid.sampling.noise import BoundaryNoise
 from blockvid.storyboard import Storyboard
@@ -420,6 +422,30 @@ def test_a_refusal_leaves_nothing_behind(pipe: Pipeline, wan: Tiny, tmp_path: Pa
     with pytest.raises(InputError, match="is not a picture"):
         generate(pipe, BOARD, tmp_path / "clip.mp4", replace(FAST, image=Path(__file__)))
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("whose", ["ours", "theirs"])
+def test_a_run_that_another_process_began_meanwhile_is_left_to_it(
+    pipe: Pipeline, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str
+) -> None:
+    """The other is quicker, if only by the lock in a folder that is ours, and has not come as far as a chunk."""
+    out, make = tmp_path / "clip.mp4", os.mkdir
+    manifest = Manifest.model_validate_json((run_folder(copy) / "manifest.json").read_bytes())
+
+    with contextlib.ExitStack() as other:
+
+        def late(path: Path, *arguments: int) -> None:
+            monkeypatch.undo()
+            if whose == "ours":
+                make(path, *arguments)
+            other.enter_context(Journal.create(run_folder(out), manifest))
+            if whose == "theirs":
+                make(path, *arguments)
+
+        monkeypatch.setattr(os, "mkdir", late)
+        with pytest.raises(InputError, match="is being written by process"):
+            generate(pipe, BOARD, out, FAST)
+        assert sorted(path.name for path in run_folder(out).iterdir()) == ["lock", "manifest.json"]
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
@@ -19,13 +18,13 @@ from blockvid.attention.cache import ChunkMemory
 from blockvid.attention.policies import needed
 from blockvid.errors import InputError
 from blockvid.evaluation.watch import ChunkDrift, Rule, Watch
-from blockvid.journal import Determining, Informative, Journal, Manifest
+from blockvid.journal import Determining, Informative, Journal, Manifest, made
 from blockvid.pipeline import Clip, Pipeline, Settings, State, Take, pixel_span, to_uint8
 from blockvid.sampling.sampler import Progress
 from blockvid.sheet import Still, contact_sheet
-from blockvid.storyboard import Chunk, Storyboard
+from blockvid.storyboard import Storyboard
 from blockvid.trace.record import FILE, ChunkTrace, Trace
-from blockvid.video import GrowingVideo, check_target, read_frames, read_image
+from blockvid.video import GrowingVideo, check_target, read_frames
 
 
 class Existing(Enum):
@@ -87,47 +86,33 @@ def generate(
     """
     out = out.absolute()
     check_target(out)
-    settings = settings.resolved(pipe.models, storyboard)
-    manifest = Manifest(determining=_determining(pipe, storyboard, settings), informative=Informative.here())
     take = pipe.take(storyboard, settings)  # refuses what it must before an earlier run is discarded
+    manifest = Manifest(determining=_determining(take, storyboard), informative=Informative.here())
     folder = run_folder(out)
-    begun = folder.exists()
     if existing is Existing.OVERWRITE:
         Journal.discard(folder)
     else:
         _check_ours(out, folder)
     resuming = existing is Existing.RESUME and (folder / "manifest.json").exists()
-    try:
-        with Journal.resume(folder, manifest) if resuming else Journal.create(folder, manifest) as journal:
-            geometry = pipe.models.geometry
-            video = GrowingVideo(out, journal.segments, geometry.fps, geometry.width, geometry.height)
-            live = None if rules is None else Watch.resumed(folder, rules, journal.finished)
-            _Run(pipe, take, storyboard, journal, video, watch, trace, live).go()
-            if journal.manifest.informative.finished is None:
-                journal.finish()
-    except InputError:
-        if not begun and not _made(folder):  # refused before there was anything to keep
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+    with Journal.resume(folder, manifest) if resuming else Journal.create(folder, manifest) as journal:
+        geometry = take.geometry
+        video = GrowingVideo(out, journal.segments, geometry.fps, geometry.width, geometry.height)
+        live = None if rules is None else Watch.resumed(folder, rules, journal.finished)
+        _Run(take, journal, video, watch, trace, live).go()
+        if journal.manifest.informative.finished is None:
+            journal.finish()
     return folder / "contact_sheet.png"
 
 
 def _check_ours(out: Path, folder: Path) -> None:
     """InputError if `out` is a video that no run in `folder` made: not even --resume may replace that one."""
-    if out.exists() and not _made(folder):
+    if out.exists() and not made(folder):
         raise InputError(f"{out} exists and was not made by a run here; pass --overwrite or another output name")
-
-
-def _made(folder: Path) -> bool:
-    """Whether the run in `folder` has come as far as writing video."""
-    return any((folder / name).exists() for name in ("journal.jsonl", "segments/00000.mp4"))
 
 
 @dataclass
 class _Run:
-    pipe: Pipeline
     take: Take
-    storyboard: Storyboard
     journal: Journal
     video: GrowingVideo
     watch: Callable[[Event], None]
@@ -136,25 +121,26 @@ class _Run:
 
     def go(self) -> None:
         """Take up after the last chunk that is both journaled and encoded, and make the rest."""
-        chunks = self.storyboard.chunks(self.pipe.models.geometry)
-        start = min(self.journal.finished, len(chunks))
+        chunks = len(self.take.chunks)
+        start = min(self.journal.finished, chunks)
         if self.video.chunks < start:
-            self._encode_again(chunks, start)
+            self._encode_again(start)
         self.video.keep(start)
-        if start == len(chunks):
+        if start == chunks:
             self.video.rebuild()
             self._write_trace()
         else:
-            self._make(chunks, start)
-        self._picture(chunks)
+            self._make(start)
+        self._picture()
 
-    def _make(self, chunks: tuple[Chunk, ...], start: int) -> None:
+    def _make(self, start: int) -> None:
         assert self.take.settings.steps is not None
-        began, frames, steps = time.perf_counter(), 0, self.take.settings.steps
+        chunks, steps = len(self.take.chunks), self.take.settings.steps
+        began, frames = time.perf_counter(), 0
 
         def progress(event: Progress) -> None:
             (chunk,), (done,) = event.chunks, event.updates
-            self.watch(Event(chunk, len(chunks), done, steps, frames, time.perf_counter() - began, False))
+            self.watch(Event(chunk, chunks, done, steps, frames, time.perf_counter() - began, False))
 
         self._forget(start)
         last = began
@@ -167,14 +153,14 @@ class _Run:
             self._write_trace()
             self._forget(index + 1)
             last, frames = now, frames + len(clip.frames)
-            self.watch(Event(index, len(chunks), steps, steps, frames, now - began, True, drift))
-            if drift is not None and drift.stop and index + 1 < len(chunks):
+            self.watch(Event(index, chunks, steps, steps, frames, now - began, True, drift))
+            if drift is not None and drift.stop and index + 1 < chunks:
                 raise DriftError(f"chunk {index + 1}: {'; '.join(drift.broken)}")
 
     def _drift(self, clip: Clip) -> ChunkDrift | None:
         if self.live is None:
             return None
-        drift = self.live.push(clip.chunk.index, clip.frames, self.pipe.models.geometry.fps)
+        drift = self.live.push(clip.chunk.index, clip.frames, self.take.geometry.fps)
         self.live.write(self.journal.folder)
         return drift
 
@@ -189,7 +175,7 @@ class _Run:
         if start == 0:
             return State()
         take = self.take
-        device = take.device if self.take.settings.storage.place == "device" else "cpu"
+        device = take.device if take.settings.storage.place == "device" else "cpu"
         memories = (ChunkMemory.from_tensors(self.journal.load(i, "memory")) for i in sorted(needed(take.plan, start)))
         latents = self.journal.load(start - 1, "latents")["latents"].to(take.device)
         return State(tuple(m.to(device) for m in memories), self.journal.load(start - 1, "decoder"), latents)
@@ -200,25 +186,20 @@ class _Run:
         self.journal.forget("memory", set(range(start)) - needed(plan, start) - needed(plan, spare))
         self.journal.forget("decoder", set(range(max(0, spare - 1))))
 
-    def _encode_again(self, chunks: tuple[Chunk, ...], stop: int) -> None:
+    def _encode_again(self, stop: int) -> None:
         """Segments were lost: decode the journaled latents from the beginning and write the missing ones."""
-        decoder = self.pipe.models.autoencoder.decoder()
-        wanted = self.storyboard.frames(self.pipe.models.geometry)
-        device = next(self.pipe.models.dit.parameters()).device
-        missing, made = self.video.chunks, 0
-        for chunk in chunks[:stop]:
-            pixels = to_uint8(decoder.push(self.journal.load(chunk.index, "latents")["latents"].to(device)))
-            pixels = pixels[: max(0, wanted - made)]
-            made += len(pixels)
+        take, missing = self.take, self.video.chunks
+        decoder = take.models.autoencoder.decoder()
+        for chunk in take.chunks[:stop]:
+            pixels = to_uint8(decoder.push(self.journal.load(chunk.index, "latents")["latents"].to(take.device)))
             if chunk.index >= missing:
-                self.video.append(chunk.index, pixels)
+                self.video.append(chunk.index, pixels[: len(pixel_span(chunk, take.geometry, take.frames))])
 
-    def _picture(self, chunks: tuple[Chunk, ...]) -> None:
+    def _picture(self) -> None:
         """The contact sheet: the middle frame of every chunk, as written, above its prompt unless that goes on."""
-        geometry, stills, first = self.pipe.models.geometry, [], 0
-        frames = self.storyboard.frames(geometry)
-        spans = [pixel_span(chunk, geometry, frames) for chunk in chunks]
-        prompts = pairwise(("", *(chunk.prompt for chunk in chunks)))
+        take, geometry, stills, first = self.take, self.take.geometry, [], 0
+        spans = [pixel_span(chunk, geometry, take.frames) for chunk in take.chunks]
+        prompts = pairwise(("", *(chunk.prompt for chunk in take.chunks)))
         captions = ["" if prompt == last else prompt for last, prompt in prompts]
         wanted = [(span[len(span) // 2], caption) for span, caption in zip(spans, captions, strict=True)]
         for block in read_frames(self.video.path):
@@ -242,15 +223,10 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _determining(pipe: Pipeline, storyboard: Storyboard, settings: Settings) -> Determining:
-    models, weights = pipe.models, next(pipe.models.dit.parameters())
+def _determining(take: Take, storyboard: Storyboard) -> Determining:
+    models, settings = take.models, take.settings
     chosen = {name: _plain(value) for name, value in vars(settings).items() if name not in ("seed", "image")}
-    chunks = storyboard.chunks(models.geometry)
-    pictures = [settings.image, *(chunk.image for chunk in chunks if chunk.index)]
-    hashes = []
-    for path in filter(None, pictures):
-        read_image(path, models.geometry.width, models.geometry.height)  # refused before an earlier run is discarded
-        hashes.append(hashlib.sha256(path.read_bytes()).hexdigest())
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in take.anchors.values()]
     return Determining(
         model=models.name,
         fingerprint=models.fingerprint,
@@ -260,7 +236,7 @@ def _determining(pipe: Pipeline, storyboard: Storyboard, settings: Settings) -> 
         settings=chosen,
         image_sha256="+".join(hashes) or None,
         dtype=str(models.dit.dtype).removeprefix("torch."),
-        device=weights.device.type,
+        device=take.device.type,
         threads=torch.get_num_threads(),
         torch=torch.__version__,
         diffusers=version("diffusers"),

@@ -23,7 +23,6 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 
 import safetensors.torch
 import torch
@@ -108,23 +107,32 @@ class _Forgotten(BaseModel):
 
 
 class Journal:
-    """A run folder open for writing, by one process at a time; also a context manager that lets go of it."""
+    """A run folder open for writing, by one process at a time; also a context manager that lets go of it.
 
-    def __init__(self, folder: Path, manifest: Manifest, lines: Sequence[_Finished | _Forgotten], lock: int) -> None:
-        """Use ``create`` or ``resume``."""
-        self.folder, self.manifest, self._lock = folder, manifest, lock
+    One that ends in InputError before any video was written removes a folder that this process made, under its lock.
+    """
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, lines: Sequence[_Finished | _Forgotten], lock: int, new: bool = False
+    ) -> None:
+        """Use ``create`` or ``resume``; ``new`` if this process made the folder."""
+        self.folder, self.manifest, self._lock, self._new = folder, manifest, lock, new
         self._chunks = [line for line in lines if isinstance(line, _Finished)]
         self._gone = _forgotten(lines)
 
     @classmethod
     def create(cls, folder: Path, manifest: Manifest) -> Journal:
         """Begin a run in a new folder; InputError if it cannot be written or already holds a chunk of a run."""
+        new = True
         try:
-            folder.mkdir(exist_ok=True)
+            folder.mkdir()
+        except FileExistsError:
+            new = False
         except OSError as error:
             raise refused(folder, error) from error
-        lock = _locked(folder)
-        with _unlocked_on_error(lock):
+        journal = cls(folder, manifest, (), _locked(folder), new)
+        with contextlib.ExitStack() as refusing:
+            refusing.push(journal)
             if _manifest_path(folder).exists():
                 _check_empty(folder)
                 _clear(folder)
@@ -132,7 +140,8 @@ class Journal:
             if strangers:
                 raise InputError(f"{folder} is not a run folder, it holds {strangers[0]}; use another output name")
             _write_manifest(folder, manifest)
-        return cls(folder, manifest, (), lock)
+            refusing.pop_all()
+        return journal
 
     @classmethod
     def resume(cls, folder: Path, manifest: Manifest) -> Journal:
@@ -240,9 +249,9 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, value: object, trace: object) -> None:
+        if self._new and isinstance(value, InputError) and not made(self.folder):  # refused, and nothing to keep
+            shutil.rmtree(self.folder, ignore_errors=True)
         self.close()
 
     def _inform(self, finished: datetime | None, seconds: tuple[float, ...]) -> None:
@@ -291,6 +300,11 @@ class Journal:
             for file in set(entry.iterdir()) - live:
                 if OURS.fullmatch(file.name):
                     file.unlink()
+
+
+def made(folder: Path) -> bool:
+    """Whether the run in ``folder`` has come as far as writing video."""
+    return any((folder / name).exists() for name in ("journal.jsonl", "segments/00000.mp4"))
 
 
 def _manifest_path(folder: Path) -> Path:
