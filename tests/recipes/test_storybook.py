@@ -16,6 +16,7 @@ from blockvid.errors import InputError
 from blockvid.geometry import Geometry
 from blockvid.model.dit import BlockDiT
 from blockvid.model.storybook_vae import StorybookVAE
+from blockvid.model.weights import weight_files
 from blockvid.recipes.storybook import AutoencoderRun, Corpus, Stills, TransformerRun, Windows
 from blockvid.storybook.corpus import Shards
 from blockvid.training.checkpoint import Checkpoints, sizes_of
@@ -77,6 +78,27 @@ def test_a_run_writes_a_transformer_from_which_the_next_one_begins(
     replace(run, name="second", plan=replace(run.plan, steps=1))(tmp_path, lambda: not asked.append(1))
     again = BlockDiT.from_pretrained(tmp_path / "transformer").state_dict()
     assert all(torch.equal(again[name], tensor) for name, tensor in first.items())
+
+
+def torn(folder: Path) -> None:
+    """What a killed export in place has left."""
+    (folder / "diffusion_pytorch_model.safetensors").write_bytes(b"half")
+
+
+def test_a_run_that_has_a_checkpoint_goes_on_whatever_became_of_what_it_exported(tmp_path: Path) -> None:
+    corpora(tmp_path)
+    (tmp_path / "snippets").mkdir()
+    save_file(snippets(), tmp_path / "snippets" / "00000.safetensors")
+    vae = AutoencoderRun(Plan(2), "autoencoder", geometry=GEOMETRY, shards=1, width=32, latent_width=32, workers=1)
+    transformer = TransformerRun(
+        Plan(2), "stills", (Stills(4),), GEOMETRY, 1, 1, 1, heads=1, head_dim=32, layers=1, workers=1
+    )
+    for run, folder in ((vae, tmp_path / "vae"), (transformer, tmp_path / "transformer")):
+        stops = iter((False, True))
+        run(tmp_path, lambda stops=stops: next(stops))
+        torn(folder)
+        run(tmp_path)
+        assert weight_files(folder)
 
 
 def test_a_lesson_is_taught_at_the_steps_that_it_divides() -> None:

@@ -113,7 +113,11 @@ def test_a_run_learns_what_it_is_asked_and_leaves_the_rest(tmp_path: Path, quest
     before = Probe(width=8)
     before.save_pretrained(tmp_path / "probe")
     plan = Plan(2, optimiser=AdamW(lr=1e-2), rate=WarmHoldFall(warmup=1), ema=0.0)
-    ProbeRun(plan, geometry, shards=1, questions=questions, batch=16, width=8, device="cpu")(tmp_path)
+    run = ProbeRun(plan, geometry, shards=1, questions=questions, batch=16, width=8, device="cpu")
+    stops = iter((False, True))
+    run(tmp_path, lambda: next(stops))
+    (tmp_path / "probe" / "diffusion_pytorch_model.safetensors").write_bytes(b"half")  # its checkpoint is whole
+    run(tmp_path)
     after = Probe.from_pretrained(tmp_path / "probe").state_dict()
     for part in ("heading", "body", "heads"):
         of = [name for name in after if name.startswith(f"{part}.")]

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from blockvid.geometry import Geometry
 from blockvid.model.device import pick_device
 from blockvid.recipes.storybook import GEOMETRY
 from blockvid.storybook.corpus import RENDERED, Shards, Snippets, build
 from blockvid.storybook.probe import APART, CLASSES, DIRECTION, Probe, truth, window
+from blockvid.training.export import begins_from, save_network
 from blockvid.training.loop import Cadence, Loop, Plan
 from blockvid.training.objective import Losses
 from blockvid.training.optimisation import AdamW, WarmHoldFall
@@ -53,7 +54,7 @@ class ProbeRun:
         world = World(pick_device(self.device))
         torch.manual_seed(0)
         model = Probe(self.width)
-        if (out / "probe").exists():
+        if begins_from(out / "probe", out / self.run):
             model.load_state_dict(Probe.from_pretrained(out / "probe").state_dict())
         place({"model": model}, world, Sharding())
         fps, apart = self.geometry.fps, round(APART * self.geometry.fps)
@@ -75,12 +76,7 @@ class ProbeRun:
             return answered(model(shown.to(world.device), self.questions), wanted.to(world.device))
 
         loop = Loop({"model": model}, losses, self.plan, out / self.run, world, cadence=Cadence(save=250))
-        loop.run(on_save=lambda _, network: _saved(network, out / "probe"), stop=stop)
-
-
-def _saved(network: nn.Module, folder: Path) -> None:
-    assert isinstance(network, Probe)
-    network.save_pretrained(folder)
+        loop.run(on_save=lambda _, network: save_network(network, out / "probe"), stop=stop)
 
 
 def varied(windows: Tensor, wanted: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

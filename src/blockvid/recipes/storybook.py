@@ -36,6 +36,7 @@ from blockvid.storybook.corpus import (
 )
 from blockvid.storybook.takes import CHUNK_SECONDS
 from blockvid.training.densities import Shared, check_share
+from blockvid.training.export import begins_from, exported, save_network
 from blockvid.training.loop import Cadence, Loop, Loss, Plan, losses_of
 from blockvid.training.objective import Losses
 from blockvid.training.objectives import FlowMatching, Reconstruction, Resampling
@@ -105,7 +106,7 @@ class AutoencoderRun:
         def export(_step: int, average: nn.Module) -> None:
             assert isinstance(average, StorybookVAE)
             shown = self._mixed(average, out) if self.keep else average
-            shown.save_pretrained(out / "vae")
+            save_network(shown, out / "vae")
             _reconstructions(shown, data, out / "reconstructions.png")
 
         loop = Loop(networks, losses, self.plan, out / self.name, world, cadence=Cadence(save=250))
@@ -116,7 +117,7 @@ class AutoencoderRun:
         if self.part == "autoencoder":
             torch.manual_seed(0)
             model = StorybookVAE(width=self.width, latent_width=self.latent_width, latent_blocks=self.latent_blocks)
-            if (out / "vae").exists():
+            if begins_from(out / "vae", out / self.name):
                 model.become(StorybookVAE.from_pretrained(out / "vae"))
             return model
         model = StorybookVAE.from_pretrained(self._began(out)).float().train()
@@ -142,7 +143,7 @@ class AutoencoderRun:
 
 def autoencoder_of(out: Path) -> Path:
     """The trained autoencoder's folder in a run's. Raises InputError if there is none."""
-    if not (out / "vae").exists():
+    if not exported(out / "vae"):
         raise InputError(f"{out / 'vae'} is missing; run `blockvid train storybook_autoencoder --out {out}` first")
     return out / "vae"
 
@@ -247,14 +248,13 @@ class TransformerRun:
         world = World(pick_device(self.device))
         torch.manual_seed(0)
         model = self.model()
-        if (out / "transformer").exists():
+        if begins_from(out / "transformer", out / self.name):
             model.load_state_dict(BlockDiT.from_pretrained(out / "transformer").state_dict())
         networks = {"model": model}
         place(networks, world, Sharding(compile=("model",) if self.compile else ()))
 
         def export(_step: int, average: nn.Module) -> None:
-            assert isinstance(average, BlockDiT)
-            average.save_pretrained(out / "transformer")
+            save_network(average, out / "transformer")
             save_blockvid_json(out, self.geometry, DEFAULTS, "minilm")
 
         looks = [self._look(lesson, unseen[lesson.corpus], world, out / self.name) for lesson in self.lessons]

@@ -1,4 +1,4 @@
-"""A trained transformer as a folder that `from_pretrained` and `blockvid generate` read."""
+"""Trained networks as folders that `from_pretrained` and `blockvid generate` read."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import shutil
 from pathlib import Path
 
 import torch
+from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from blockvid.model.adapters import save_adapter
 from blockvid.model.dit import BlockDiT
-from blockvid.training.checkpoint import network_tensors
+from blockvid.training.checkpoint import network_tensors, newest
 from blockvid.training.lora import has_lora
 from blockvid.training.sharding import World, whole
 
@@ -36,13 +37,40 @@ def export(network: nn.Module, folder: Path, world: World, base: Path | None = N
             save_adapter(adapters, config.lora_alpha / config.r, folder / "adapter")
             made.fuse_lora()  # in place, which is why the tensors are copies
             made.unload_lora()
-        fresh, final = folder / "transformer.new", folder / "transformer"
-        made.save_pretrained(fresh)
-        shutil.rmtree(final, ignore_errors=True)
-        fresh.rename(final)
+        save_network(made, folder / "transformer")
         if base is not None:
             _complete(folder, base)
     world.agree(None)
+
+
+def save_network(network: nn.Module, folder: Path) -> None:
+    """Writes `folder` anew; after a kill at any moment `exported` finds the old network or the new one in it, whole."""
+    assert isinstance(network, ModelMixin)
+    fresh, aside = folder.with_name(f"{folder.name}.new"), _aside(folder)
+    there = exported(folder)
+    for left in (fresh, aside):
+        shutil.rmtree(left, ignore_errors=True)
+    network.save_pretrained(fresh)
+    if there:
+        folder.rename(aside)
+    fresh.rename(folder)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def exported(folder: Path) -> bool:
+    """Whether there is a network in `folder`; one that a killed `save_network` had moved aside is put back."""
+    if not folder.exists() and _aside(folder).exists():
+        _aside(folder).rename(folder)
+    return folder.exists()
+
+
+def begins_from(folder: Path, run: Path) -> bool:
+    """Whether the run in the folder `run` begins with the network in `folder`: not where it has a checkpoint."""
+    return newest(run / "checkpoints") is None and exported(folder)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.old")
 
 
 def _complete(folder: Path, base: Path) -> None:
