@@ -18,6 +18,7 @@ from blockvid.attention.cache import ChunkMemory
 from blockvid.attention.policies import needed
 from blockvid.errors import InputError
 from blockvid.evaluation.watch import ChunkDrift, Rule, Watch
+from blockvid.files import RESUME
 from blockvid.journal import Determining, Informative, Journal, Manifest, made
 from blockvid.pipeline import Clip, Pipeline, Settings, State, Take, pixel_span, to_uint8
 from blockvid.sampling.sampler import Progress
@@ -85,7 +86,7 @@ def generate(
     be read, written or resumed.
     """
     out = out.absolute()
-    check_target(out)
+    check_target(out, RESUME)
     take = pipe.take(storyboard, settings)  # refuses what it must before an earlier run is discarded
     manifest = Manifest(determining=_determining(take, storyboard), informative=Informative.here())
     folder = run_folder(out)

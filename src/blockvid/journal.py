@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -31,7 +30,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from blockvid.errors import InputError
-from blockvid.video import refused, replacing, sync
+from blockvid.files import RESUME, BusyError, locked, refused, replacing, sync
 
 GROUP = re.compile(r"[a-z][a-z_]*")
 NOT_GROUPS = ("segments",)
@@ -113,7 +112,12 @@ class Journal:
     """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, lines: Sequence[_Finished | _Forgotten], lock: int, new: bool = False
+        self,
+        folder: Path,
+        manifest: Manifest,
+        lines: Sequence[_Finished | _Forgotten],
+        lock: contextlib.ExitStack,
+        new: bool = False,
     ) -> None:
         """Use ``create`` or ``resume``; ``new`` if this process made the folder."""
         self.folder, self.manifest, self._lock, self._new = folder, manifest, lock, new
@@ -129,10 +133,9 @@ class Journal:
         except FileExistsError:
             new = False
         except OSError as error:
-            raise refused(folder, error) from error
+            raise refused(folder, error, RESUME) from error
         journal = cls(folder, manifest, (), _locked(folder), new)
-        with contextlib.ExitStack() as refusing:
-            refusing.push(journal)
+        with _closed_on_error(journal):
             if _manifest_path(folder).exists():
                 _check_empty(folder)
                 _clear(folder)
@@ -140,7 +143,6 @@ class Journal:
             if strangers:
                 raise InputError(f"{folder} is not a run folder, it holds {strangers[0]}; use another output name")
             _write_manifest(folder, manifest)
-            refusing.pop_all()
         return journal
 
     @classmethod
@@ -152,7 +154,7 @@ class Journal:
         if not _manifest_path(folder).exists():
             raise InputError(f"{folder} holds no run to resume; leave out --resume to begin one")
         lock = _locked(folder)
-        with _unlocked_on_error(lock):
+        with _closed_on_error(lock):
             stored = _read_manifest(folder)
             _check_same(folder, stored.determining, manifest.determining)
             lines = _intact(folder, _lines(folder))
@@ -168,11 +170,8 @@ class Journal:
         """Remove a run for good (--overwrite); InputError if it is in use. Nothing happens where there is none."""
         if not _manifest_path(folder).exists():
             return
-        lock = _locked(folder)
-        try:
+        with _locked(folder):
             _clear(folder)
-        finally:
-            os.close(lock)
 
     @property
     def finished(self) -> int:
@@ -242,9 +241,7 @@ class Journal:
 
     def close(self) -> None:
         """Let other processes have the run; called twice, it does nothing."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self._lock.close()
 
     def __enter__(self) -> Journal:
         return self
@@ -268,8 +265,8 @@ class Journal:
                 path.parent.mkdir()
                 sync(self.folder)
             except OSError as error:
-                raise refused(path.parent, error) from error
-        with replacing(path) as part:
+                raise refused(path.parent, error, RESUME) from error
+        with replacing(path, RESUME) as part:
             _save(tensors, part)
             return _sha256(part)
 
@@ -289,7 +286,7 @@ class Journal:
             if size == 0:
                 sync(self.folder)
         except OSError as error:
-            raise refused(path, error) from error
+            raise refused(path, error, RESUME) from error
 
     def _sweep(self) -> None:
         """Remove what no journal line speaks of: files of unfinished chunks, and those a kill left half-written."""
@@ -316,7 +313,7 @@ def _group_path(folder: Path, group: str, index: int) -> Path:
 
 
 def _write_manifest(folder: Path, manifest: Manifest) -> None:
-    with replacing(_manifest_path(folder)) as part:
+    with replacing(_manifest_path(folder), RESUME) as part:
         part.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
@@ -349,7 +346,7 @@ def _clear(folder: Path) -> None:
             elif entry.name != "lock":
                 entry.unlink()
     except OSError as error:
-        raise refused(folder, error) from error
+        raise refused(folder, error, RESUME) from error
 
 
 def _check_same(folder: Path, stored: Determining, asked: Determining) -> None:
@@ -403,7 +400,7 @@ def _lines(folder: Path) -> list[_Finished | _Forgotten]:
 def _rewrite(path: Path, data: bytes) -> None:
     if path.exists() and path.read_bytes() == data:  # an untouched run can be opened on a full disk too
         return
-    with replacing(path) as part:
+    with replacing(path, RESUME) as part:
         part.write_bytes(data)
 
 
@@ -460,34 +457,29 @@ def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
 
 
-def _locked(folder: Path) -> int:
-    """Take the folder's lock, which the system lets go of when the process ends, however it ends."""
+def _locked(folder: Path) -> contextlib.ExitStack:
+    """Take the folder's lock, which says what process has it, until the stack is closed."""
     path = folder / "lock"
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise refused(path, error) from error
-    with _unlocked_on_error(descriptor):
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            descriptor = held.enter_context(locked(path, wait=False))
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        except BlockingIOError as error:
-            holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+        except BusyError as holder:
             raise InputError(
                 f"{folder} is being written by process {holder}; wait for it or stop it, or use another output name"
-            ) from error
+            ) from holder
         except OSError as error:
-            raise refused(path, error) from error
-    return descriptor
+            raise refused(path, error, RESUME) from error
+        return held.pop_all()
 
 
 @contextlib.contextmanager
-def _unlocked_on_error(lock: int) -> Iterator[None]:
-    with contextlib.ExitStack() as held:
-        held.callback(os.close, lock)
+def _closed_on_error(held: contextlib.AbstractContextManager[object]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        stack.push(held)
         yield
-        held.pop_all()
+        stack.pop_all()
 
 
 def _processor() -> str:

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from blockvid.errors import InputError
-from blockvid.video import replacing
+from blockvid.files import RESUME, replacing
 
 WIDTHS = (240, 320)
 """Least and greatest width of a still, in pixels: small videos are enlarged until captions fit under them."""
@@ -57,7 +57,7 @@ def contact_sheet(stills: Sequence[Still], columns: int, path: Path) -> None:
                 draw.text((1, height + i * LINE), words, fill="black", font=_font())
             sheet.paste(tile, (GAP + column * (width + GAP), y))
         y += tall + GAP
-    with replacing(path) as part:
+    with replacing(path, RESUME) as part:
         sheet.save(part, format="PNG")
 
 

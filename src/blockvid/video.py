@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,12 +19,12 @@ from jaxtyping import Float64, UInt8
 from PIL import Image, ImageOps
 
 from blockvid.errors import InputError
+from blockvid.files import AGAIN, RESUME, refused, replacing
 
 ENDINGS = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2ts", ".mts", ".ts", ".flv", ".wmv"}
 )
 """Of videos in a folder."""
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ = 4  # frames of any size that are decoded at a time: a few of 4K are 100 MB
 TICK = 1e-6  # seconds between frames that a container gives one time
 ONE_GOP = 1 << 20  # frames between keyframes; not the chunk's length, which would enter the stream's header
@@ -178,44 +176,8 @@ def read_image(path: Path, width: int, height: int) -> UInt8[np.ndarray, "h w 3"
     return np.array(fitted)
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary neighbour of ``path`` that takes its place, durably, when the block ends well.
-
-    After a kill or a power cut at any instant ``path`` holds the old file or the new one, whole. InputError where the
-    disk refuses (full, read-only, folder gone); then, as after any exception, the temporary file is removed.
-    """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        yield part
-        sync(part)
-        part.replace(path)
-        sync(path.parent)
-    except OSError as error:
-        raise refused(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, or the list of names in a folder, has reached the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def refused(path: Path, error: OSError) -> InputError:
-    """The InputError for a write that the system refused, with the repair."""
-    if error.errno in DISK_FULL:
-        return InputError(f"{path} cannot be written ({error.strerror}); free space there and run again with --resume")
-    return InputError(f"{path} cannot be written ({error.strerror}); choose a folder that exists and is writable")
-
-
-def check_target(path: Path) -> None:
-    """InputError unless ``path`` could be written now: found before the work, not after it."""
+def check_target(path: Path, repair: str = AGAIN) -> None:
+    """InputError unless ``path`` could be written now: found before the work, not after it. ``repair`` as `refused`."""
     if path.is_dir():
         raise InputError(f"{path} is a folder, and a video is a file; use {path / 'video.mp4'}")
     if path.suffix.lower() != ".mp4":
@@ -227,7 +189,7 @@ def check_target(path: Path) -> None:
         part.write_bytes(b"")
         part.unlink()
     except OSError as error:
-        raise refused(path, error) from error
+        raise refused(path, error, repair) from error
 
 
 def write_video(path: Path, frames: UInt8[np.ndarray, "t h w 3"], fps: float, crf: int = 17) -> None:
@@ -263,9 +225,9 @@ class GrowingVideo:
         try:
             self.segments.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise refused(self.segments, error) from error
-        check_target(self.path)
-        check_target(self._segment(0))
+            raise refused(self.segments, error, RESUME) from error
+        check_target(self.path, RESUME)
+        check_target(self._segment(0), RESUME)
 
     @property
     def chunks(self) -> int:
@@ -281,11 +243,11 @@ class GrowingVideo:
         InputError if the disk refuses (the video then still holds the chunks before) or if an earlier chunk is gone.
         """
         assert frames.shape[1:] == (self.height, self.width, 3) and len(frames) > 0, frames.shape
-        check_target(self.path)
+        check_target(self.path, RESUME)
         if index > self.chunks:
             gap = self._segment(self.chunks)
             raise InputError(f"{gap} is missing, and chunk {index} continues it; run again with --resume")
-        with replacing(self._segment(index)) as part:
+        with replacing(self._segment(index), RESUME) as part:
             _encode(part, frames, self.rate, self.crf, keyframe_every=ONE_GOP)
         self.rebuild()
 
@@ -296,7 +258,7 @@ class GrowingVideo:
 
     def rebuild(self) -> None:
         """Write the video anew from its segments, without encoding."""
-        with replacing(self.path) as part:
+        with replacing(self.path, RESUME) as part:
             _concatenate([self._segment(index) for index in range(self.chunks)], part, self.rate)
 
     def _segment(self, index: int) -> Path:

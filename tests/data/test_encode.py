@@ -17,7 +17,7 @@ import torch
 from blockvid.data.encode import Options, Progress, encode
 from blockvid.data.footage import latent_chunks, steady
 from blockvid.data.index import stem
-from blockvid.data.ledger import Ledger, Outcome, locked
+from blockvid.data.ledger import Ledger, Outcome, alone
 from blockvid.data.shards import Shards
 from blockvid.errors import InputError
 from blockvid.model.load import Models, load_encoders, load_models
@@ -184,7 +184,7 @@ def test_what_does_not_fit_an_earlier_call_is_refused(videos: Path, models: Mode
     (folder / "a.json").write_text(captions(1, 3))
     with pytest.raises(InputError, match=r"a.mp4 or its captions changed after it was encoded"):
         encode(folder, out, models)
-    with locked(out), pytest.raises(InputError, match="another process encodes into"):
+    with alone(out), pytest.raises(InputError, match="another process encodes into"):
         encode(folder, out, models)
     with pytest.raises(InputError, match="shards of 0 bytes hold nothing"):
         Options(shard_bytes=0)

@@ -88,10 +88,11 @@ class Generate:
         if self.dry_run:
             self._preview(storyboard, settings)
             return
+        from blockvid.files import RESUME
         from blockvid.generate import DriftError, Existing, generate, run_folder
         from blockvid.video import check_target
 
-        check_target(self.out.absolute())
+        check_target(self.out.absolute(), RESUME)
         existing = Existing.RESUME if self.resume else Existing.OVERWRITE if self.overwrite else Existing.REFUSE
         began = time.perf_counter()
         with Bar(f"loading {self.model.name}") as bar:

@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from blockvid.errors import InputError
+from blockvid.files import replacing
 from blockvid.geometry import Geometry
 from blockvid.model.load import Models, Sizes, Text
 from blockvid.model.weights import fingerprint, weight_files
-from blockvid.video import replacing
 
 NAME = "dataset.json"
 LatentType = Literal["float16", "bfloat16", "float32"]

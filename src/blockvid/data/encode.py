@@ -17,13 +17,13 @@ from blockvid.data.clips import Clip, Refusal, find_clips
 from blockvid.data.dataset import NAME, Dataset, LatentType, write_empty
 from blockvid.data.footage import latent_chunks, steady
 from blockvid.data.index import Sample
-from blockvid.data.ledger import Ledger, Outcome, locked
+from blockvid.data.ledger import Ledger, Outcome, alone
 from blockvid.data.shards import ShardWriter
 from blockvid.errors import InputError
+from blockvid.files import replacing
 from blockvid.lvbench import Part
 from blockvid.model.load import Models
 from blockvid.model.text import TextEncoder
-from blockvid.video import replacing
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def encode(
     """
     options = options or Options()
     found = find_clips(folder, options.captions, options.part)
-    with locked(out):
+    with alone(out):
         ledger = Ledger(out)
         prompts = _Prompts(models)
         _describe(out, models, options, prompts)

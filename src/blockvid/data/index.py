@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from blockvid.errors import InputError
-from blockvid.video import replacing
+from blockvid.files import replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa

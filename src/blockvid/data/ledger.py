@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from blockvid.errors import InputError
-from blockvid.video import refused, replacing
+from blockvid.files import BusyError, locked, refused, replacing
 
 
 class Outcome(BaseModel):
@@ -69,18 +68,15 @@ class Ledger:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """Make the folder and hold its lock. Raises InputError if another process does, or it is not writable."""
     path = folder / "lock"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise refused(path, error) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with contextlib.ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(path, wait=False))
+        except BusyError as error:
+            raise InputError(f"another process encodes into {folder}; wait for it or use another folder") from error
+        except OSError as error:
+            raise refused(path, error) from error
         yield
-    except BlockingIOError as error:
-        raise InputError(f"another process encodes into {folder}; wait for it or use another folder") from error
-    finally:
-        os.close(descriptor)

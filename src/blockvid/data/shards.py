@@ -27,7 +27,7 @@ from torch import Tensor
 from blockvid.data.dataset import Dataset
 from blockvid.data.index import Index, Sample, end_mark, members, scan, stem, write_index
 from blockvid.errors import InputError
-from blockvid.video import refused, replacing
+from blockvid.files import refused, replacing
 
 
 class ShardWriter:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from blockvid.errors import InputError
 from blockvid.evaluation.metric import Tier
 from blockvid.evaluation.statistics import Direction
-from blockvid.video import replacing
+from blockvid.files import replacing
 
 FILE = "results.json"
 TABLE = "results.csv"

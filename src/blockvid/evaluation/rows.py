@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -31,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from blockvid.errors import InputError
 from blockvid.evaluation.series import Extractor, Rows, Series
-from blockvid.video import replacing, sync
+from blockvid.files import locked, swapping, sync
 
 FORMAT = "1"
 """Raised when what is stored changes its meaning."""
@@ -125,7 +124,7 @@ class RowFiles:
         }
 
     def _set(self, layout: _Layout) -> None:
-        with replacing(self.folder / "rows.json") as part:
+        with swapping(self.folder / "rows.json") as part:
             part.write_text(layout.model_dump_json() + "\n", encoding="utf-8")
         self._layout = layout
 
@@ -178,7 +177,7 @@ class StillFiles:
             names = {_still_name(moment): moment for moment in self._kept.values()}
             for stray in set(self.folder.glob("*.jpg")) - {self.folder / name for name in names}:
                 stray.unlink()
-            with replacing(self._index) as part:
+            with swapping(self._index) as part:
                 part.write_text(json.dumps(names, indent=0) + "\n", encoding="utf-8")
 
     def all(self) -> dict[Path, float]:
@@ -212,9 +211,7 @@ class Shelf:
         with contextlib.ExitStack() as held:
             with storing(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
-                descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-                held.callback(os.close, descriptor)
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                held.enter_context(locked(self.folder / "lock", wait=True))
             yield
 
     @property
@@ -227,7 +224,7 @@ class Shelf:
 
     def set_facts(self, facts: Facts) -> None:
         """Raises StorageError if the disk refuses."""
-        with storing(self.folder), replacing(self.folder / "facts.json") as part:
+        with storing(self.folder), swapping(self.folder / "facts.json") as part:
             part.write_text(facts.model_dump_json() + "\n", encoding="utf-8")
 
     def rows(self, extractor: Extractor, stride: int) -> RowFiles:
@@ -271,13 +268,6 @@ def storing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         why = error.strerror or error
-        raise StorageError(
-            f"{path} cannot be written ({why}); free space there or name another cache, and run again"
-        ) from error
-    except StorageError:
-        raise
-    except InputError as error:  # of `replacing`, with a repair that is not ours
-        why = error.__cause__.strerror if isinstance(error.__cause__, OSError) else error
         raise StorageError(
             f"{path} cannot be written ({why}); free space there or name another cache, and run again"
         ) from error

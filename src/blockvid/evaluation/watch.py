@@ -18,7 +18,7 @@ from blockvid.evaluation.metric import Metric
 from blockvid.evaluation.results import Number, Record, value
 from blockvid.evaluation.scorers import boundary, luma, motion
 from blockvid.evaluation.series import Footage, extract
-from blockvid.video import replacing
+from blockvid.files import RESUME, replacing
 
 FILE = "watch.json"
 """Beside the journal of a run."""
@@ -138,9 +138,9 @@ class Watch:
     def write(self, folder: Path) -> None:
         """All chunks so far, and the last frame; each file is replaced in one step, so a kill leaves them usable."""
         assert self._last is not None
-        with replacing(folder / _picture(len(self.chunks) - 1)) as part:
+        with replacing(folder / _picture(len(self.chunks) - 1), RESUME) as part:
             Image.fromarray(self._last).save(part, "PNG")
-        with replacing(folder / FILE) as part:
+        with replacing(folder / FILE, RESUME) as part:
             part.write_text(_File(chunks=tuple(self.chunks)).model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 

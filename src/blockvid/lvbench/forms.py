@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from blockvid.errors import InputError
+from blockvid.files import replacing
 from blockvid.lvbench.entry import CLASSES, Entry
 from blockvid.storyboard import MAX_SECONDS, Storyboard
-from blockvid.video import replacing
 
 MAX_BYTES = 100_000_000
 SECONDS_PER_PROMPT = 10.0

@@ -10,8 +10,8 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from blockvid.errors import InputError
+from blockvid.files import replacing
 from blockvid.lvbench.entry import Entry, Id, Part
-from blockvid.video import replacing
 
 TRAIN_SHARE = (8, 10)
 """The paper's 8:2 (section 4)."""

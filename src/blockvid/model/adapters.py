@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from blockvid.errors import InputError
+from blockvid.files import replacing
 from blockvid.model.weights import read_tensors
 
 ADAPTER = "pytorch_lora_weights.safetensors"
@@ -66,6 +67,5 @@ def save_adapter(tensors: dict[str, Tensor], scale: float, folder: Path) -> None
     """Writes `ADAPTER` from pairs MODULE.lora_A.weight and MODULE.lora_B.weight, of which `scale` B A is added."""
     scaled = {PREFIX + name: scale * tensor if ".lora_B." in name else tensor for name, tensor in tensors.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    fresh = folder / f"{ADAPTER}.new"
-    save_file({name: tensor.contiguous() for name, tensor in scaled.items()}, fresh, metadata={"format": "pt"})
-    fresh.rename(folder / ADAPTER)
+    with replacing(folder / ADAPTER) as part:
+        save_file({name: tensor.contiguous() for name, tensor in scaled.items()}, part, metadata={"format": "pt"})

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 from torch import nn
 
 from blockvid.errors import InputError
+from blockvid.files import replacing
 from blockvid.geometry import Geometry
 from blockvid.model.adapters import ADAPTER, fuse
 from blockvid.model.autoencoder import Autoencoder, WanAutoencoder
@@ -329,9 +330,8 @@ def save_blockvid_json(
     said = Card(geometry=Sizes.of(geometry), defaults=defaults, text=text).model_dump()
     if base is not None:
         said["base"] = base
-    fresh = folder / f"{CARD}.new"  # the old one may be a link to another folder's
-    fresh.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
-    fresh.rename(folder / CARD)
+    with replacing(folder / CARD) as part:  # the old one may be a link to another folder's
+        part.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
 
 
 def find(name_or_folder: str, files: list[str] = HUB_FILES) -> Path:

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float
 
 from blockvid.errors import InputError
+from blockvid.files import replacing
 from blockvid.trace.record import Trace, clock, megabytes
-from blockvid.video import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from blockvid.errors import InputError
-from blockvid.video import replacing
+from blockvid.files import RESUME, replacing
 
 if TYPE_CHECKING:
     pass
@@ -111,7 +111,7 @@ class Trace(_Record):
 
     def write(self, path: Path) -> None:
         """Write the JSON file, whole or not at all; InputError if the disk refuses."""
-        with replacing(path) as part:
+        with replacing(path, RESUME) as part:
             part.write_text(self.model_dump_json() + "\n", encoding="utf-8")
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 
 from blockvid.errors import InputError
+from blockvid.files import replacing
 from blockvid.training.sharding import World, parameters, plain_name
 
 log = logging.getLogger(__name__)
@@ -81,8 +82,8 @@ class Checkpoints:
         if final.exists():  # left by a run that went on from an earlier one
             shutil.rmtree(final)
         made.rename(final)
-        _write(self.folder / "LATEST.new", final.name)
-        (self.folder / "LATEST.new").rename(self.folder / "LATEST")
+        with replacing(self.folder / "LATEST") as part:
+            part.write_text(final.name, encoding="utf-8")
         steps = sorted(self.folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
         older = [path for path in steps if path != final]
         for path in older[: len(older) - self.keep + 1] if len(older) >= self.keep else []:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from blockvid.errors import InputError
+from blockvid.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +40,8 @@ class JSONLines:
             lines = path.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
             if kept != lines:
-                fresh = path.with_name(path.name + ".new")
-                fresh.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-                fresh.rename(path)
+                with replacing(path) as part:
+                    part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def log(self, step: int, row: Mapping[str, object]) -> None:
         with self.path.open("a", encoding="utf-8") as file:

@@ -29,7 +29,7 @@ from blockvid.evaluation.report.readings import (
 from blockvid.evaluation.report.svg import Axis
 from blockvid.evaluation.report.tables import CELL, Column, cell, formula, legend, named, table
 from blockvid.evaluation.results import Results, value
-from blockvid.video import replacing
+from blockvid.files import replacing
 
 PAGE = "compare.html"
 LEVEL = 0.05

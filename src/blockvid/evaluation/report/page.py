@@ -15,7 +15,7 @@ from blockvid.evaluation.report.stills import Album
 from blockvid.evaluation.report.tables import drift_tables, legend, robust_tables, score_tables
 from blockvid.evaluation.report.videos import failures, index_tables, sections, video_id
 from blockvid.evaluation.results import Results
-from blockvid.video import replacing
+from blockvid.files import replacing
 
 REPORT = "report.html"
 """Its name in a run folder."""
