@@ -20,7 +20,7 @@ from blockvid.errors import InputError
 from blockvid.evaluation.watch import ChunkDrift, Rule, Watch
 from blockvid.files import RESUME
 from blockvid.journal import Determining, Informative, Journal, Manifest, made
-from blockvid.pipeline import Clip, Pipeline, Settings, State, Take, pixel_span, to_uint8
+from blockvid.pipeline import Clip, Pipeline, Settings, State, Take, to_uint8
 from blockvid.sampling.sampler import Progress
 from blockvid.sheet import Still, contact_sheet
 from blockvid.storyboard import Storyboard
@@ -194,12 +194,12 @@ class _Run:
         for chunk in take.chunks[:stop]:
             pixels = to_uint8(decoder.push(self.journal.load(chunk.index, "latents")["latents"].to(take.device)))
             if chunk.index >= missing:
-                self.video.append(chunk.index, pixels[: len(pixel_span(chunk, take.geometry, take.frames))])
+                self.video.append(chunk.index, pixels[: len(take.pixels(chunk))])
 
     def _picture(self) -> None:
         """The contact sheet: the middle frame of every chunk, as written, above its prompt unless that goes on."""
         take, geometry, stills, first = self.take, self.take.geometry, [], 0
-        spans = [pixel_span(chunk, geometry, take.frames) for chunk in take.chunks]
+        spans = [take.pixels(chunk) for chunk in take.chunks]
         prompts = pairwise(("", *(chunk.prompt for chunk in take.chunks)))
         captions = ["" if prompt == last else prompt for last, prompt in prompts]
         wanted = [(span[len(span) // 2], caption) for span, caption in zip(spans, captions, strict=True)]

@@ -19,7 +19,6 @@ from blockvid.attention.rope import MAX_POSITION
 from blockvid.attention.storage import Storage
 from blockvid.errors import InputError
 from blockvid.flow import ChunkSchedule
-from blockvid.geometry import Geometry
 from blockvid.model.autoencoder import Autoencoder, to_pixels, to_unit
 from blockvid.model.device import pick_device, pick_dtype
 from blockvid.model.dit import TextContext
@@ -258,7 +257,7 @@ class Take:
                 continue
             chunk = self.chunks[event.chunk]
             self.latents = latents = self._joined(chunk, event.latents)
-            pixels = to_uint8(decoder.push(latents.to(self.device)))[: self._wanted(chunk)]
+            pixels = to_uint8(decoder.push(latents.to(self.device)))[: len(self.pixels(chunk))]
             assert self.memory is not None
             yield Clip(chunk, pixels, latents, self.memory, decoder.state(), self._trace(chunk, self.memory))
 
@@ -375,14 +374,9 @@ class Take:
     def _anchor(self, chunk: Chunk) -> Path | None:
         return self.settings.image if chunk.index == 0 else chunk.image
 
-    def _wanted(self, chunk: Chunk) -> int:
-        """Pixel frames of the chunk that belong to the video: the last one may decode a few too many."""
-        return len(self.geometry.pixels(chunk.start, chunk.stop, self.frames))
-
-
-def pixel_span(chunk: Chunk, geometry: Geometry, frames: int) -> range:
-    """The chunk's pixel frames in a video of `frames`."""
-    return geometry.pixels(chunk.start, chunk.stop, frames)
+    def pixels(self, chunk: Chunk) -> range:
+        """The chunk's pixel frames: of the last one, fewer than are decoded where the video ends inside it."""
+        return self.geometry.pixels(chunk.start, chunk.stop, self.frames)
 
 
 def picture_latent(
