@@ -133,9 +133,10 @@ def test_the_cache_grows_with_what_is_held(wan_1b: Path) -> None:
 
 def test_the_first_storage_that_fits_is_chosen(wan: Tiny) -> None:
     models = describe_models(str(wan.folder), torch.bfloat16)
-    settings = Settings(policy=Full()).resolved(models, MINUTE)
+    asked = Settings(policy=Full())
+    settings = asked.resolved(models, MINUTE)
     whole, packed = (
-        of(wan.folder, replace(settings, storage=Storage(precision=precision))).memory.peak
+        of(wan.folder, replace(asked, storage=Storage(precision=precision))).memory.peak
         for precision in ("native", "int8")
     )
     for budget, precision in ((whole, "native"), (whole - 1, "int8"), (packed, "int8")):

@@ -16,7 +16,7 @@ from blockvid.model.load import Models
 from blockvid.model.storybook_vae import UNSHUFFLE, StorybookAutoencoder
 from blockvid.model.text import minilm_folder
 from blockvid.model.weights import read_json
-from blockvid.pipeline import Settings
+from blockvid.pipeline import Decided
 from blockvid.storyboard import Chunk, Storyboard
 
 RUNTIME_BYTES = 450e6  # Python, torch and the libraries, resident
@@ -91,10 +91,9 @@ class Estimate:
         ]
 
 
-def estimate(models: Models, storyboard: Storyboard, settings: Settings, device: torch.device) -> Estimate:
-    """The cost on `device` of `storyboard` under resolved `settings`; shapes suffice, as from `describe_models`."""
+def estimate(models: Models, storyboard: Storyboard, settings: Decided, device: torch.device) -> Estimate:
+    """The cost on `device` of `storyboard` under `settings`; shapes suffice, as from `describe_models`."""
     geometry, dit = models.geometry, models.dit
-    assert settings.steps is not None
     chunks = storyboard.chunks(geometry)
     n, dim = geometry.tokens_per_frame, dit.width
     overlaps = settings.overlaps(chunks)
@@ -104,7 +103,7 @@ def estimate(models: Models, storyboard: Storyboard, settings: Settings, device:
     weights = sum(p.numel() for p in dit.blocks.parameters())
     scores = 4 * dit.config["num_layers"] * dim
     per_call = [2 * weights * own + scores * own * seen for own, seen in zip(sizes, spans, strict=True)]
-    operations = _rows(chunks, settings) * (settings.steps + 1) * sum(per_call)
+    operations = (1 + settings.guided(chunks)) * (settings.steps + 1) * sum(per_call)
     return Estimate(
         frames=storyboard.frames(geometry),
         seconds=storyboard.seconds,
@@ -123,16 +122,11 @@ def estimate(models: Models, storyboard: Storyboard, settings: Settings, device:
     )
 
 
-def _rows(chunks: tuple[Chunk, ...], settings: Settings) -> int:
-    """Batch rows of a call: 2 where guidance needs the negative prompt's too."""
-    return 1 if {settings.guidance if c.guidance is None else c.guidance for c in chunks} == {1} else 2
-
-
-def memory(models: Models, storyboard: Storyboard, settings: Settings, device: torch.device) -> Memory:
+def memory(models: Models, storyboard: Storyboard, settings: Decided, device: torch.device) -> Memory:
     """What `estimate` says of memory, without measuring the machine."""
     geometry, dit, storage = models.geometry, models.dit, settings.storage
     chunks = storyboard.chunks(geometry)
-    rows, n = _rows(chunks, settings), geometry.tokens_per_frame
+    rows, n = 1 + settings.guided(chunks), geometry.tokens_per_frame
     sizes = sorted(chunk.frames * n for chunk in chunks)
     own, seen = sizes[-1], max(_attended(chunks, settings.policy)) * n
     held = sum(sizes[-settings.policy.held(len(chunks)) :]) if settings.policy.held(len(chunks)) else 0
@@ -201,21 +195,21 @@ def _attended(chunks: tuple[Chunk, ...], policy: KeyValuePolicy) -> list[int]:
     ]
 
 
-def _fetched_ahead(chunks: int, settings: Settings) -> int:
+def _fetched_ahead(chunks: int, settings: Decided) -> int:
     """Memories of the next chunk that this one does not share, at most: recent ones are shared or do not exist yet."""
     plan = recalls(settings.policy, torch.ones(chunks, chunks))
     return settings.storage.ahead * max(sum(why == "similar" for _, why in recall) for recall in plan)
 
 
-def fit(models: Models, storyboard: Storyboard, settings: Settings, device: torch.device, budget: float) -> Settings:
-    """The resolved settings with the first storage whose peak is within `budget` bytes; exact ones are tried first.
+def fit(models: Models, storyboard: Storyboard, settings: Decided, device: torch.device, budget: float) -> Decided:
+    """`settings` with the first storage whose peak is within `budget` bytes; exact ones are tried first.
 
     InputError, saying what would fit, if none is.
     """
     exact = [Storage()] if device.type == "cpu" else [Storage(), Storage("host"), Storage("host", ahead=0)]
     storages = [*exact, *(replace(storage, precision="int8") for storage in exact)]
 
-    def smallest(policy: KeyValuePolicy) -> tuple[float, Settings]:
+    def smallest(policy: KeyValuePolicy) -> tuple[float, Decided]:
         """The first that fits, else the one that needs least."""
         asked = [replace(settings, policy=policy, storage=storage) for storage in storages]
         tried = [(memory(models, storyboard, one, device).peak, one) for one in asked]

@@ -135,7 +135,6 @@ class _Run:
         self._picture()
 
     def _make(self, start: int) -> None:
-        assert self.take.settings.steps is not None
         chunks, steps = len(self.take.chunks), self.take.settings.steps
         began, frames = time.perf_counter(), 0
 

@@ -30,7 +30,7 @@ from blockvid.sampling.plans import Chunkwise
 from blockvid.sampling.sampler import Condition, Progress, sample
 from blockvid.sampling.seams import Dissolve
 from blockvid.sampling.solvers import Euler, Renoise, Solver, UniPC
-from blockvid.storyboard import Chunk, Storyboard
+from blockvid.storyboard import Chunk, Shot, Storyboard
 from blockvid.trace.record import ChunkTrace, Recalled
 from blockvid.video import read_image
 
@@ -64,43 +64,29 @@ class Settings:
     image: Path | None = None
     """First frame: the video starts from this picture (text + image to video)."""
 
-    def resolved(self, models: Models, storyboard: Storyboard) -> Settings:
+    def resolved(self, models: Models, storyboard: Storyboard) -> Decided:
         """Every choice made: the caller's, else the storyboard's, else the model's. InputError if out of range."""
-        defaults = models.defaults
-        made = replace(
-            self,
-            steps=defaults.steps if self.steps is None else self.steps,
-            guidance=defaults.guidance if self.guidance is None else self.guidance,
-            guidance_rule=self.guidance_rule or defaults.guidance_rule,
-            shift=defaults.shift if self.shift is None else self.shift,
-            solver=self.solver or SOLVERS[defaults.solver],
-            context_noise=defaults.context_noise if self.context_noise is None else self.context_noise,
-            overlap=defaults.overlap if self.overlap is None else self.overlap,
-            dissolve=defaults.dissolve if self.dissolve is None else self.dissolve,
-            negative_prompt=(storyboard.negative_prompt or defaults.negative_prompt)
-            if self.negative_prompt is None
-            else self.negative_prompt,
-            image=self.image or storyboard.image or storyboard.shots[0].image,
+        mine = {name: value for name in FOR_THE_MODEL if (value := getattr(self, name)) is not None}
+        chosen = replace(models.defaults, **mine)  # which refuses what no model is sampled with
+        negative = storyboard.negative_prompt or models.defaults.negative_prompt
+        made = Decided(
+            **vars(self)
+            | {name: getattr(chosen, name) for name in FOR_THE_MODEL}
+            | {
+                "solver": self.solver or SOLVERS[chosen.solver],
+                "negative_prompt": negative if self.negative_prompt is None else self.negative_prompt,
+                "image": self.image or storyboard.image or storyboard.shots[0].image,
+            }
         )
-        assert made.guidance is not None and made.steps is not None and made.shift is not None
-        for scale in (made.guidance, *(shot.guidance for shot in storyboard.shots if shot.guidance is not None)):
-            if not 0 <= scale <= 100:
-                raise InputError(
-                    f"guidance {scale} is outside 0 to 100; use 1 for none, about 3 to 8 to follow prompts"
-                )
+        for scale in {made.scale(shot) for shot in storyboard.shots}:
+            replace(chosen, guidance=scale)
         if not 0 <= made.seed < 2**63:
             raise InputError(f"seed {made.seed} is outside 0 to 2^63 - 1, as in a storyboard; use a number such as 0")
-        if made.steps > 1000:
-            raise InputError(f"{made.steps} steps are more than the 1000 levels a model tells apart; use 10 to 50")
-        assert made.solver is not None and made.context_noise is not None and made.overlap is not None
-        if not 0 <= made.overlap <= models.geometry.chunk_frames:
+        if made.overlap > models.geometry.chunk_frames:
             raise InputError(
                 f"an overlap of {made.overlap} latent frames is outside 0 to {models.geometry.chunk_frames}, the "
                 "length of a chunk; use 0 for none, or 1"
             )
-        made.solver.grid(made.steps, made.shift)
-        ContextNoise(made.context_noise)
-        made.seam()
         salience, layers = made.policy.salience, len(models.dit.blocks)
         if salience is not None and salience.layer is not None and salience.layer >= layers:
             raise InputError(
@@ -108,14 +94,47 @@ class Settings:
             )
         return made
 
-    def seam(self) -> Dissolve:
-        """Of resolved settings: how a chunk joins the one before it."""
-        assert self.dissolve is not None
-        return Dissolve(self.dissolve)
+
+FOR_THE_MODEL = ("steps", "guidance", "guidance_rule", "shift", "context_noise", "overlap", "dissolve")
+"""Of `Settings`, what a model has defaults for, in the same form."""
+
+
+@dataclass(frozen=True)
+class Decided:
+    """`Settings` for one model and storyboard, with no choice left."""
+
+    seed: int
+    steps: int
+    guidance: float
+    guidance_rule: GuidanceRule
+    shift: float
+    solver: Solver
+    policy: KeyValuePolicy
+    storage: Storage
+    placement: Placement
+    noise: BoundaryNoise
+    schedule: ChunkSchedule | None
+    context_noise: float
+    overlap: int
+    dissolve: float
+    negative_prompt: str
+    image: Path | None
+
+    @property
+    def grid(self) -> tuple[float, ...]:
+        """The levels that the solver visits."""
+        return self.solver.grid(self.steps, self.shift)
+
+    def scale(self, of: Chunk | Shot) -> float:
+        """Guidance: a shot's own goes before that of all."""
+        return self.guidance if of.guidance is None else of.guidance
+
+    def guided(self, chunks: Sequence[Chunk]) -> bool:
+        """Whether any of them asks for a pass under the negative prompt too."""
+        return any(self.scale(chunk) != 1 for chunk in chunks)
 
     def overlaps(self, chunks: Sequence[Chunk]) -> tuple[int, ...]:
-        """Of resolved settings: latent frames of the chunk before that each chunk is denoised beside."""
-        assert self.overlap is not None
+        """Latent frames of the chunk before that each chunk is denoised beside."""
         return (0, *(min(self.overlap, chunk.frames) for chunk in chunks[:-1]))
 
 
@@ -198,8 +217,8 @@ class Pipeline:
     def take(self, storyboard: Storyboard | Sequence[str], settings: Settings | None = None) -> Take:
         """One video about to be made: prompts are embedded and pictures looked at, no frame exists yet."""
         storyboard = self._storyboard(storyboard)
-        settings = (settings or Settings()).resolved(self.models, storyboard)
-        return Take(self.models, self._prompts, storyboard, settings)
+        decided = (settings or Settings()).resolved(self.models, storyboard)
+        return Take(self.models, self._prompts, storyboard, decided)
 
     def _storyboard(self, storyboard: Storyboard | Sequence[str]) -> Storyboard:
         if isinstance(storyboard, Storyboard):
@@ -213,12 +232,12 @@ class Pipeline:
 class Take:
     """One video being made: what `sample` asks for, answered from the storyboard, the cache and the autoencoder."""
 
-    def __init__(self, models: Models, prompts: Prompts, storyboard: Storyboard, settings: Settings) -> None:
+    def __init__(self, models: Models, prompts: Prompts, storyboard: Storyboard, settings: Decided) -> None:
         self.models, self.settings, self.geometry = models, settings, models.geometry
         self.chunks = storyboard.chunks(models.geometry)
         self.frames = storyboard.frames(models.geometry)
         self.device = next(models.dit.parameters()).device
-        self.guided = any(self._scale(chunk) != 1 for chunk in self.chunks)
+        self.guided = settings.guided(self.chunks)
         self.anchors = {chunk.index: path for chunk in self.chunks if (path := self._anchor(chunk)) is not None}
         for path in self.anchors.values():
             read_image(path, self.geometry.width, self.geometry.height)  # a bad picture is refused before any work
@@ -246,12 +265,8 @@ class Take:
         decoder = self.models.autoencoder.decoder()
         if state.decoder:
             decoder.load(state.decoder)
-        settings = self.settings
-        assert settings.steps is not None and settings.shift is not None and settings.solver is not None
-        grid = settings.solver.grid(settings.steps, settings.shift)
-        indices = range(start, len(self.chunks))
-        plan = Chunkwise(self.starts)
-        for event in sample(plan, settings.solver, grid, indices, self.begin, self.condition, self.commit):
+        settings, indices, plan = self.settings, range(start, len(self.chunks)), Chunkwise(self.starts)
+        for event in sample(plan, settings.solver, settings.grid, indices, self.begin, self.condition, self.commit):
             if isinstance(event, Progress):
                 watch(event)
                 continue
@@ -282,23 +297,21 @@ class Take:
         chunk, overlap = self.chunks[index], self.overlaps[index]
         own, seen = self._positions(chunk.frames), self._positions(overlap + chunk.frames, -overlap)
         rope, settings = self.models.dit.rope, self.settings
-        assert settings.guidance_rule is not None and settings.context_noise is not None
         attend = Cached(rope, self.cache.recall(index, chunk.start), seen)
         empty = ChunkMemory(index, chunk.start, chunk.frames, own, ())
         seed = chunk_seed(settings.seed, index)
         chance = torch.Generator().manual_seed(seed)
         writer = MemoryWriter(empty, rope, chance, settings.policy.salience, settings.storage)
-        assert settings.negative_prompt is not None
         rows = [self.row[prompt] for prompt in (chunk.prompt, settings.negative_prompt)[: 1 + self.guided]]
         mask = self.prompts.mask[rows, None].to(self.device) if self.models.text_mask else None
         text = TextContext(self.prompts.tokens[rows, None].to(self.device), (overlap + chunk.frames,), mask)
-        denoiser = Guided(VelocityDenoiser(self.models.dit), self._scale(chunk), settings.guidance_rule)
+        denoiser = Guided(VelocityDenoiser(self.models.dit), self.settings.scale(chunk), settings.guidance_rule)
         context = ContextNoise(settings.context_noise, seed)
         return Condition(denoiser, text, attend, writer, context)
 
     def _joined(self, chunk: Chunk, latents: Float[Tensor, "1 c f h w"]) -> Float[Tensor, "1 c f h w"]:
         """A finished chunk as it is shown; what begins with a picture of the storyboard begins with exactly that."""
-        seam = self.settings.seam()
+        seam = Dissolve(self.settings.dissolve)
         if chunk.index == 0 or chunk.index in self.anchors or seam.tau == 0:
             return latents
         return seam(latents, self._previous())
@@ -361,15 +374,10 @@ class Take:
 
     def _embed(self, prompts: Prompts) -> tuple[PromptEmbedding, dict[str, int]]:
         """Different prompts, in host memory: an hour's would fill a GPU. And the row of each."""
-        assert self.settings.negative_prompt is not None
         read = list(dict.fromkeys([*(chunk.prompt for chunk in self.chunks), self.settings.negative_prompt]))
         made = prompts(read)
         row = {prompt: number for number, prompt in enumerate(read)}
         return PromptEmbedding(made.tokens.to(self.models.dit.dtype), made.mask, made.pooled), row
-
-    def _scale(self, chunk: Chunk) -> float:
-        assert self.settings.guidance is not None
-        return self.settings.guidance if chunk.guidance is None else chunk.guidance
 
     def _anchor(self, chunk: Chunk) -> Path | None:
         return self.settings.image if chunk.index == 0 else chunk.image

@@ -207,7 +207,7 @@ def test_a_bad_card_is_refused(exported: Path) -> None:
     path.write_text(good.replace('"steps": 20', '"steps": "many"'))
     assert "defaults.steps 'many'" in refusal(exported)
     path.write_text(good.replace('"steps": 20', '"steps": 0'))
-    assert "0 steps make no video" in refusal(exported)
+    assert "0 steps are outside 1 to 1000" in refusal(exported)
     path.write_text(good.replace('"context_noise": 0.0', '"context_noise": 1.5'))
     assert "context noise 1.5 is outside 0 to 1" in refusal(exported)
     path.write_text(good.replace('"overlap": 0', '"overlap": -1'))

@@ -54,7 +54,10 @@ Said = TypeVar("Said", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a checkpoint's authors recommend for sampling. Raises InputError for a value that cannot be sampled with."""
+    """What a checkpoint's authors recommend for sampling. Raises InputError for a value that cannot be sampled with.
+
+    `pipeline.Settings` is checked as one of these, so these are the ranges.
+    """
 
     steps: int
     guidance: float
@@ -67,14 +70,20 @@ class Defaults:
     dissolve: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise InputError(f"{self.steps} steps make no video; use 1 or more")
+        if not 1 <= self.steps <= 1000:
+            raise InputError(
+                f"{self.steps} steps are outside 1 to 1000, the levels that a model tells apart; use 10 to 50"
+            )
         if not 0 < self.shift < float("inf"):
             raise InputError(f"a shift of {self.shift} is not a finite number above 0; use 1 for none")
-        if not 0 <= self.guidance < float("inf"):
-            raise InputError(f"a guidance of {self.guidance} is not a finite number of at least 0; use 1 for none")
+        if not 0 <= self.guidance <= 100:
+            raise InputError(
+                f"guidance {self.guidance} is outside 0 to 100; use 1 for none, about 3 to 8 to follow prompts"
+            )
         if not 0 <= self.context_noise < 1:
-            raise InputError(f"context noise {self.context_noise} is outside 0 to 1; use 0 for none")
+            raise InputError(
+                f"context noise {self.context_noise} is outside 0 to 1; use 0 for none, or about 0.02 to 0.1"
+            )
         if self.overlap < 0:
             raise InputError(f"an overlap of {self.overlap} latent frames is below 0; use 0 for none, or 1")
         if not 0 <= self.dissolve < float("inf"):
