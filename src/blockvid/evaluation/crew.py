@@ -8,12 +8,14 @@ import os
 import re
 import shutil
 import signal
+import sys
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import torch
@@ -139,15 +141,17 @@ def _hear(
     if isinstance(message, _Last):
         del crew[connection]
         hand.dismiss()
+        sys.stderr.write(message.traceback)
         message = message.video
     finished(index, message)
 
 
 @dataclass(frozen=True)
 class _Last:
-    """The last record that a process will make: it ends with a mistake of ours, which it shows."""
+    """The last record that a process will make: it ends with a mistake of ours, which is shown."""
 
     video: VideoRecord
+    traceback: str
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,8 @@ class _Confessing:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, Exception):
-            self.connection.send(_Last(failed(self.video, error)))
+            self.connection.send(_Last(failed(self.video, error), "".join(traceback.format_exception(error))))
+            raise SystemExit(1)
 
 
 class _DeathError(Exception):
@@ -176,12 +181,13 @@ class _DeathError(Exception):
 
 
 class _Hand:
-    """A process that does jobs."""
+    """A process that does jobs; forked from a server that has imported all this once, so that it is there at once."""
 
     def __init__(self, work: Work, threads: int) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__, "torch"])
         self.connection, theirs = context.Pipe()
-        self.process: SpawnProcess = context.Process(target=_serve, args=(theirs, work, threads), daemon=True)
+        self.process: ForkServerProcess = context.Process(target=_serve, args=(theirs, work, threads), daemon=True)
         self.process.start()
         theirs.close()
         self.index: int | None = None
@@ -195,7 +201,7 @@ class _Hand:
     def dismiss(self) -> int | None:
         """End it, whatever it does; its exit code."""
         self.connection.close()
-        self.process.join(5 if self.index is None else 0)  # an idle one ends by itself, and may have errors to show
+        self.process.join(5 if self.index is None else 0)  # an idle one ends by itself
         self.process.terminate()
         self.process.join()
         return self.process.exitcode
