@@ -133,6 +133,10 @@ def test_entries_to_train_on_are_not_asked_for(run: Run, videos: Path, tmp_path:
     refused(run(*command, "-o", tmp_path / "none"), "has no entry of part eval")
 
 
+def test_a_limit_is_not_lost_to_another(run: Run, tmp_path: Path) -> None:
+    refused(run("gate", tmp_path, "--max", "a=1", "--max", "b=2"), "--max is given twice")
+
+
 def test_compare_and_gate(run: Run, tmp_path: Path) -> None:
     for system, fade in (("steady", 0.0), ("fading", 0.9)):
         (tmp_path / system).mkdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import sys
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -15,6 +16,10 @@ from blockvid.errors import InputError
 Settings = TypeVar("Settings")
 
 
+LISTS = ("--max", "--min", "--stop-at", "--warn-at", "--model-file", "--track")
+"""Options of several values."""
+
+
 def parsed(
     kind: type[Settings],
     program: str,
@@ -23,6 +28,10 @@ def parsed(
     description: str | None = None,
 ) -> Settings:
     """`kind` from the command line's arguments, or from those given. Raises InputError."""
+    given = sys.argv[1:] if arguments is None else arguments
+    for option in LISTS:
+        if sum(argument.split("=")[0] == option for argument in given) > 1:  # of which only the last would count
+            raise InputError(f"{option} is given twice; write all of its values after one {option}")
     refusal = io.StringIO()
     try:
         with contextlib.redirect_stderr(refusal):
