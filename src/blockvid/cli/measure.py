@@ -124,6 +124,8 @@ class Eval:
     files: tyro.conf.OmitArgPrefixes[Weights] = dataclasses.field(default_factory=Weights)
 
     def __call__(self) -> None:
+        if not self.videos:
+            raise InputError("no video is named; give videos, or folders of them")
         from blockvid.evaluation.report import write_report
 
         quiet_libraries()
