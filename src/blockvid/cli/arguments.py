@@ -14,8 +14,6 @@ import tyro
 from blockvid.errors import InputError
 
 Settings = TypeVar("Settings")
-
-
 LISTS = ("--max", "--min", "--stop-at", "--warn-at", "--model-file", "--track")
 """Options of several values."""
 

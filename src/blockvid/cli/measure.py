@@ -124,10 +124,10 @@ class Eval:
     files: tyro.conf.OmitArgPrefixes[Weights] = dataclasses.field(default_factory=Weights)
 
     def __call__(self) -> None:
-        if not self.videos:
-            raise InputError("no video is named; give videos, or folders of them")
         from blockvid.evaluation.report import write_report
 
+        if not self.videos:
+            raise InputError("no video is named; give videos, or folders of them")
         quiet_libraries()
         generated, captions = self._bench(), self._captions()
         evaluation = self._evaluation()
