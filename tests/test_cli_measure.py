@@ -135,6 +135,9 @@ def test_entries_to_train_on_are_not_asked_for(run: Run, videos: Path, tmp_path:
 
 def test_a_limit_is_not_lost_to_another(run: Run, tmp_path: Path) -> None:
     refused(run("gate", tmp_path, "--max", "a=1", "--max", "b=2"), "--max is given twice")
+    refused(run("generate", "a.txt", "--stop-at", "a=1", "--stop-at=b=2"), "--stop-at is given twice")
+    refused(run("eval", "a.mp4", "--model-file", "a=b", "--model-file", "c=d"), "--model-file is given twice")
+    refused(run("train", "storybook_stage1", "--track", "wandb", "--track", "tensorboard"), "--track is given twice")
 
 
 def test_compare_and_gate(run: Run, tmp_path: Path) -> None:

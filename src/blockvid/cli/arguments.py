@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import re
 import sys
-from collections.abc import Sequence
-from typing import TypeVar
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
 from blockvid.errors import InputError
 
 Settings = TypeVar("Settings")
-LISTS = ("--max", "--min", "--stop-at", "--warn-at", "--model-file", "--track")
-"""Options of several values."""
 
 
 def parsed(
@@ -26,9 +26,9 @@ def parsed(
     description: str | None = None,
 ) -> Settings:
     """`kind` from the command line's arguments, or from those given. Raises InputError."""
-    given = sys.argv[1:] if arguments is None else arguments
-    for option in LISTS:
-        if sum(argument.split("=")[0] == option for argument in given) > 1:  # of which only the last would count
+    given = Counter(argument.split("=")[0] for argument in (sys.argv[1:] if arguments is None else arguments))
+    for option in sorted(option for option, times in given.items() if option.startswith("--") and times > 1):
+        if option in _lists(kind):  # of which only the last would count
             raise InputError(f"{option} is given twice; write all of its values after one {option}")
     refusal = io.StringIO()
     try:
@@ -45,6 +45,18 @@ def parsed(
         if box := refusal.getvalue():
             raise InputError(_one_line(box)) from None
         raise
+
+
+def _lists(kind: Any) -> Iterator[str]:
+    """The options of several values among those of `kind`, a dataclass or a union of some."""
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        for name, hint in get_type_hints(kind).items():
+            if get_origin(hint) is tuple and get_args(hint)[-1] is ...:
+                yield f"--{name.replace('_', '-')}"
+            yield from _lists(hint)
+    else:
+        for part in get_args(kind):
+            yield from _lists(part)
 
 
 def _one_line(box: str) -> str:
